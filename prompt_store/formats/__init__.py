@@ -1,0 +1,1 @@
+"""Checkpoints that other people's training code wrote, one module a family."""

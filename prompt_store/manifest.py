@@ -1,0 +1,161 @@
+"""The manifest: everything besides tensors that determines an artifact's answer. Knows no tensors.
+
+`Manifest` is what an artifact holds; `PublisherManifest` is what somebody may send along with a checkpoint.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from prompt_store.errors import ManifestError
+
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_MANIFEST_DEPTH = 8
+
+
+class HeadKind(StrEnum):
+    """What a task reads from the hidden states."""
+
+    SEQUENCE_CLASSIFICATION = "sequence-classification"
+    TOKEN_CLASSIFICATION = "token-classification"
+    LABEL_WORDS = "label-words"
+    GENERATION = "generation"
+
+
+class Method(StrEnum):
+    """How the soft prompt was trained."""
+
+    PROMPT_TUNING = "prompt-tuning"
+    P_TUNING = "p-tuning"
+    PREFIX_TUNING = "prefix-tuning"
+    MULTITASK_PROMPT_TUNING = "multitask-prompt-tuning"
+    NONE = "none"  # a head, a template or label words on the bare backbone
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+_M = TypeVar("_M", bound=_Part)
+Label = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class GenerationDefaults(_Part):
+    """Defaults for `parameters` of a generation task; a request overrides each one alone."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    ignore_eos: bool | None = None
+
+
+class GoldenExample(_Part):
+    """One input with the answer that the publisher promises."""
+
+    inputs: JsonValue
+    outputs: JsonValue
+    tolerance: Annotated[float, Field(gt=0)] = 1e-3
+
+
+class HeadModule(_Part):
+    """The trained layers between hidden states and logits, by the names of the training model.
+
+    `linear`: one Linear at `path`. `dense-linear`: `path.dense`, `activation`, `path.out_proj`.
+    `reads` says which hidden state goes in: the pooler's output, the row's first position (a virtual token counts),
+    its last one, or every text token.
+    """
+
+    path: str
+    form: Literal["linear", "dense-linear"] = "linear"
+    activation: Literal["tanh", "gelu"] | None = None
+    reads: Literal["pooler", "first", "last", "tokens"]
+
+
+class Fingerprint(_Part):
+    """The backbone that the prompt was made for; `weights` is absent when nobody could say."""
+
+    arch: str
+    weights: str | None = None
+
+
+class PublisherManifest(_Part):
+    """What a publisher may say; every field is optional where the checkpoint itself says it."""
+
+    kind: HeadKind | None = None
+    template: Annotated[str, Field(min_length=1, max_length=65_536)] | None = None
+    tokenize: Literal["whole", "pieces"] | None = None
+    max_length: Annotated[int, Field(ge=1)] | None = None
+    truncate: str | None = None
+    truncation_side: Literal["right", "left"] | None = None
+    labels: Annotated[tuple[Label, ...], Field(min_length=1)] | None = None
+    label_words: dict[Label, Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]] | None = (
+        None
+    )
+    problem_type: Literal["single_label", "multi_label", "regression"] | None = None
+    pool: Literal["pooler", "first", "last"] | None = None
+    text_position_offset: Annotated[int, Field(ge=0)] | None = None
+    prompt_task_id: Annotated[int, Field(ge=0)] | None = None  # the row of a multitask prompt
+    generation: GenerationDefaults | None = None
+    examples: Annotated[tuple[GoldenExample, ...], Field(max_length=64)] | None = None
+    fingerprint: Fingerprint | None = None
+    description: Annotated[str, Field(max_length=4096)] | None = None  # goes to the version record, not the artifact
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Self:
+        """Read untrusted JSON. Raises ManifestError with every fault and its field's path."""
+        return _read(cls, raw)
+
+
+class Manifest(_Part):
+    """What an artifact's `manifest` tensor holds. Unset fields are left out of the canonical bytes."""
+
+    manifest_version: Literal[1] = 1
+    method: Method
+    kind: HeadKind
+    num_virtual_tokens: Annotated[int, Field(ge=0)]
+    template: str
+    tokenize: Literal["whole", "pieces"] = "whole"
+    max_length: int | None = None
+    truncate: str | None = None
+    truncation_side: Literal["right", "left"] = "right"
+    labels: tuple[Label, ...] | None = None  # in the head's order; for label words, the order of the answer
+    label_words: dict[Label, tuple[str, ...]] | None = None
+    problem_type: Literal["single_label", "multi_label", "regression"] | None = None
+    head: HeadModule | None = None
+    text_position_offset: int | None = None  # KV prefixes: position of the first text token; default n
+    generation: GenerationDefaults | None = None
+    examples: tuple[GoldenExample, ...] | None = None
+    fingerprint: Fingerprint
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Self:
+        """Read untrusted JSON. Raises ManifestError with every fault and its field's path."""
+        return _read(cls, raw)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; `None` means unset and is left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @model_validator(mode="after")
+    def _labels_fit_label_words(self) -> Self:
+        if self.kind is HeadKind.LABEL_WORDS and not self.label_words:
+            raise ValueError('a label-words task needs label_words, e.g. {"good": ["great"], "bad": ["awful"]}')
+        return self
+
+
+def _read(model: type[_M], raw: bytes) -> _M:
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        faults = (f"manifest.{'.'.join(map(str, e['loc'])) or '(root)'}: {e['msg']}" for e in error.errors())
+        raise ManifestError(*faults) from error

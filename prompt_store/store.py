@@ -1,0 +1,164 @@
+"""What a prompt store promises, and the values it returns. Knows no storage.
+
+Bytes are content-addressed and immutable; names (tasks, versions, aliases) are the only mutable state. Every change of
+a name raises the store's one `sequence`. The tenant always comes from the caller's credential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from prompt_store.refs import Alias, TaskName, Version
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """Who published a version, when, from what. Stands beside the artifact, outside its digest."""
+
+    version: Version
+    created_at: float  # seconds since the epoch
+    actor: str
+    format: str  # "peft", "artifact", ...
+    method: str
+    kind: str
+    num_virtual_tokens: int
+    size_bytes: int
+    source_digest: str  # of the uploaded bytes: the same source and manifest again is recognised by these two
+    manifest_digest: str
+    checks: tuple[str, ...] = ()  # what a user should know: "weights unverified: ...", "labels invented: ..."
+    description: str = ""
+    quarantined: str | None = None  # the reason, once it may take no traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One version an alias sends traffic to. Weights are relative."""
+
+    version: Version
+    weight: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class AliasState:
+    """Where an alias points, as of its `serial`-th move. Serials start at 1 and grow by one."""
+
+    alias: Alias
+    targets: tuple[Target, ...]
+    serial: int
+    actor: str
+    moved_at: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """One task with its versions (oldest first) and aliases."""
+
+    task: TaskName
+    versions: tuple[VersionRecord, ...]
+    aliases: Mapping[Alias, AliasState] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPage:
+    """One page of a listing; `cursor` is None on the last."""
+
+    tasks: tuple[TaskRecord, ...]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Sequence:
+    """The store's monotonic counter. A new epoch means that the store was recreated or lost its tail."""
+
+    epoch: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A hint that a task's names changed."""
+
+    task: TaskName
+    sequence: Sequence
+
+
+class PromptStore(Protocol):
+    """Hold artifacts and their names. Every failure is an error of `prompt_store.errors`."""
+
+    async def put(self, tenant: str, artifact: bytes) -> Version:
+        """Keep the canonical bytes of an artifact and return their digest; again is a no-op. Durable on return."""
+        ...
+
+    async def get(self, tenant: str, version: Version) -> bytes:
+        """Return the bytes, verified. Raises VersionNotFoundError, StoreCorruptError."""
+        ...
+
+    async def commit(self, task: TaskName, record: VersionRecord) -> TaskRecord:
+        """Add a version (whose bytes were put) to a task, creating the task; again is a no-op.
+
+        Raises VersionNotFoundError when the bytes were never put.
+        """
+        ...
+
+    async def resolve(self, task: TaskName) -> TaskRecord:
+        """Return the task's versions and aliases. Raises TaskNotFoundError."""
+        ...
+
+    async def move(
+        self, task: TaskName, alias: Alias, targets: tuple[Target, ...], if_serial: int | None, actor: str
+    ) -> AliasState:
+        """Point an alias at `targets`, creating it at serial 1.
+
+        `if_serial` is the serial the caller saw (0: the alias must be new).
+        Raises SerialConflictError, TaskNotFoundError, VersionNotFoundError, ConflictError (a target is quarantined).
+        """
+        ...
+
+    async def rollback(self, task: TaskName, alias: Alias, to_serial: int | None, actor: str) -> AliasState:
+        """Move an alias to its state before the last move, or to the state it had at `to_serial`.
+
+        A rollback is itself a new move, so twice restores. Raises AliasNotFoundError, ConflictError.
+        """
+        ...
+
+    async def history(self, task: TaskName, alias: Alias) -> tuple[AliasState, ...]:
+        """Return every state of an alias, oldest first. Raises AliasNotFoundError."""
+        ...
+
+    async def quarantine(self, task: TaskName, version: Version, reason: str) -> VersionRecord:
+        """Mark a version as taking no traffic. Raises VersionNotFoundError."""
+        ...
+
+    async def drop_alias(self, task: TaskName, alias: Alias) -> None:
+        """Forget an alias and its history. Raises AliasNotFoundError."""
+        ...
+
+    async def delete_version(self, task: TaskName, version: Version) -> None:
+        """Forget a version. Raises VersionNotFoundError, ConflictError while an alias points to it."""
+        ...
+
+    async def delete_task(self, task: TaskName, force: bool = False) -> None:
+        """Forget a task. Raises TaskNotFoundError, ConflictError while it has aliases, unless `force`."""
+        ...
+
+    async def list(self, tenant: str, prefix: str = "", cursor: str | None = None, limit: int = 100) -> TaskPage:
+        """List a tenant's tasks by name."""
+        ...
+
+    async def sequence(self) -> Sequence:
+        """Return the counter that every change of a name raises."""
+        ...
+
+    def changes(self, since: Sequence) -> AsyncIterator[Change]:
+        """Yield changes after `since` as they happen. A hint: the sequence is the truth."""
+        ...
+
+    async def collect(self, grace_s: float) -> int:
+        """Delete bytes that no version has named for `grace_s` seconds; return how many bytes were freed."""
+        ...
+
+    async def close(self) -> None:
+        """Release files and connections."""
+        ...

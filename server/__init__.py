@@ -1,0 +1,1 @@
+"""The server: HTTP, tasks, text, engine."""

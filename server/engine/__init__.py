@@ -1,0 +1,1 @@
+"""The packed soft-prompt engine. Knows no FastAPI, no pydantic, no Redis."""

@@ -1,0 +1,1 @@
+"""One request's walk: lease, fill the template, submit, read out."""

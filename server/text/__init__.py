@@ -1,0 +1,1 @@
+"""Templates to token ids, and tokens back to text. Knows no engine."""
