@@ -1,0 +1,89 @@
+"""Every setting of the server in one frozen tree. The only module that reads the environment (`SOFTMUX_*`).
+
+A nested setting is named with two underscores: `SOFTMUX_LIMITS__MAX_UPLOAD_BYTES`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Limits(BaseModel):
+    """What one request may cost, and how many are let in. Over a limit is a 4xx, never a slow server."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_body_bytes: Count = 4 << 20  # a JSON body
+    max_json_depth: Count = 32
+    max_upload_bytes: Count = 512 << 20  # one publish, all its parts
+    max_uploads_in_flight: Count = 4
+    max_inputs: Count = 256  # per request, over all requests of a batch call
+    max_requests_in_flight: Count = 512
+    body_timeout_s: Seconds = 30.0  # a JSON body, from its first byte to its last
+    chunk_timeout_s: Seconds = 30.0  # between two chunks of an upload
+    max_request_timeout_s: Seconds = 600.0  # caps the header X-Request-Timeout
+    default_request_timeout_s: Seconds = 300.0
+    max_heartbeat_age_s: Seconds = 60.0  # an older one turns /livez red
+    high_water: Annotated[float, Field(gt=0, le=1)] = 0.9  # share of the waiting rows that turns /readyz red
+
+
+class EngineLimits(BaseModel):
+    """How much the engine may hold and run at once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_rows: Count = 64
+    max_step_tokens: Count = 4096
+    max_waiting_rows: Count = 1024
+    max_waiting_tokens: Count = 262_144
+    kv_budget_bytes: Count = 2 << 30
+    resident_budget_bytes: Count = 1 << 30
+
+
+class Settings(BaseSettings):
+    """What `softmux serve` runs with. Arguments win over the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SOFTMUX_", env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    backbone: Annotated[str, Field(min_length=1)]  # a directory
+    store: str = "memory://"  # memory:// | file:///path | redis://host:port/db
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    # Without keys everybody is admin, so binding beyond loopback has to be asked for by name.
+    allow_anonymous: bool = False
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_threads: Count | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    shutdown_timeout_s: Count = 30
+    num_task_series: Annotated[int, Field(ge=0)] = 50
+    limits: Limits = Limits()
+    engine: EngineLimits = EngineLimits()
+
+    @model_validator(mode="after")
+    def _anonymous_stays_on_loopback(self) -> Self:
+        if not self.allow_anonymous and not is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host!r} is reachable from other machines and no keys are configured, so every caller "
+                "would be admin of every tenant: use 127.0.0.1, or say --allow-anonymous if the network is trusted"
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
