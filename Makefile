@@ -1,0 +1,80 @@
+# Every target makes what it needs: an environment in .venv, installed from pyproject.toml and constraints.txt.
+#   make demo [BACKBONE=smollm2|minilm] [PORT=8000] [SOFTMUX_CACHE=DIR]     make test     make help
+
+VENV     := .venv
+BIN      := $(VENV)/bin
+BACKBONE ?= smollm2
+PORT     ?= 8000
+URL      ?= http://127.0.0.1:$(PORT)
+PIP      := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES  := prompt_store server tests bench examples
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-eval install format lint type test test-slow test-all bench image lock clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.runtime ## Serve the demo prompts on 127.0.0.1:8000 (BACKBONE=smollm2|minilm)
+	@$(BIN)/softmux demo --backbone $(BACKBONE) --port $(PORT)
+
+demo-eval: $(VENV)/.dev ## Measure the demo prompts through the API of the server that `make demo` started
+	$(BIN)/python -m examples.demo_eval --url $(URL)
+
+install: $(VENV)/.dev ## Make .venv with everything that development needs
+
+format: $(VENV)/.dev ## Format the code and mend what the linter can mend
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+lint: $(VENV)/.dev ## Check format, lint and the directions of import
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/lint-imports
+
+type: $(VENV)/.dev ## Check types, strictly
+	$(BIN)/mypy
+
+test: $(VENV)/.dev ## Run the tests (minutes)
+	$(BIN)/pytest
+
+test-slow: $(VENV)/.dev ## Run only the slow tests
+	$(BIN)/pytest -m slow
+
+test-all: $(VENV)/.dev ## Run every test, the slow ones too
+	$(BIN)/pytest -m ''
+
+bench: $(VENV)/.dev ## Run the benchmarks, each against its peers
+	$(BIN)/python -m bench
+
+image: ## Build the container image
+	docker build -t softmux .
+
+lock: ## Write constraints.txt anew from what a fresh environment resolves to
+	rm -rf build/lock && python3 -m venv build/lock
+	build/lock/bin/python -m pip install -q -e '.[dev,demo]' 'torch==2.13.0'
+	build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > build/lock.txt
+	{ sed -n '/^#/p' constraints.txt; cat build/lock.txt; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean: ## Remove the environment and everything that was built
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamps say what is installed; pip runs again only when the metadata or the pins change.
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e '.[dev,demo]'
+	@touch $(VENV)/.runtime $@
+
+$(BIN)/python:
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	  if $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
+	  then echo "making $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); fi; \
+	done; \
+	echo "softmux needs Python 3.11, 3.12 or 3.13 with its venv module; none was found on PATH." >&2; \
+	echo "Install one (Debian: apt install python3.11-venv) or name it: make $(or $(MAKECMDGOALS),install) PYTHON=/path/to/python3.12" >&2; \
+	exit 1
