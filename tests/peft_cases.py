@@ -1,0 +1,192 @@
+"""Tiny seeded backbones and saved PEFT adapters for them, with weights large enough that a mistake shows.
+
+Backbones of one arch share their weights whatever the task, so a prompt for `SEQ_CLS` can be served on the
+directory that `save_backbone` writes. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import (
+    MultitaskPromptTuningConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+VOCAB_SIZE = 128
+PAD_ID = 1
+NUM_LABELS = 3
+SLIDING_WINDOW = 8
+MAX_POSITIONS = 512
+
+_SIZES = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": MAX_POSITIONS,
+    "initializer_range": 0.3,
+    "pad_token_id": PAD_ID,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "num_labels": NUM_LABELS,
+}
+_GROUPED: dict[str, Any] = _SIZES | {"num_key_value_heads": 2}
+_WINDOWED: dict[str, Any] = _GROUPED | {"sliding_window": SLIDING_WINDOW}
+_GPT2 = {
+    "vocab_size": VOCAB_SIZE,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": MAX_POSITIONS,
+    "initializer_range": 0.3,
+    "pad_token_id": PAD_ID,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "num_labels": NUM_LABELS,
+}
+
+ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("gpt2", _GPT2),
+    "opt": ("opt", _SIZES | {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.3}),
+    "gpt-neox": ("gpt_neox", _SIZES),
+    "llama-gqa": ("llama", _GROUPED),
+    "mistral-window": ("mistral", _WINDOWED),
+    "qwen2": ("qwen2", _GROUPED),
+    "qwen3": ("qwen3", _GROUPED | {"head_dim": 16}),
+    "gemma2": ("gemma2", _WINDOWED | {"head_dim": 8}),
+    "bert": ("bert", _SIZES),
+    "roberta": ("roberta", _SIZES),
+    "electra": ("electra", _SIZES | {"embedding_size": 32}),
+    "albert": ("albert", _SIZES | {"embedding_size": 16}),
+}
+DECODERS = ("gpt2", "opt", "gpt-neox", "llama-gqa", "mistral-window", "qwen2", "qwen3", "gemma2")
+ENCODERS = ("bert", "roberta", "electra", "albert")
+
+PEFT_TYPES = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "PREFIX_TUNING+projection", "MULTITASK_PROMPT_TUNING")
+NUM_TASKS = 3
+
+_AUTO = {
+    "BACKBONE": AutoModel,
+    "CAUSAL_LM": AutoModelForCausalLM,
+    "MASKED_LM": AutoModelForMaskedLM,
+    "SEQ_CLS": AutoModelForSequenceClassification,
+    "TOKEN_CLS": AutoModelForTokenClassification,
+}
+
+
+def tiny_config(arch: str) -> PretrainedConfig:
+    """Return a fresh config: transformers writes the attention choice into it, so none is shared."""
+    model_type, sizes = ARCHS[arch]
+    return AutoConfig.for_model(model_type, **sizes)
+
+
+def tiny_model(arch: str, task: str) -> tuple[PreTrainedModel, PretrainedConfig]:
+    """Build the seeded model of `arch` for a PEFT task type, MASKED_LM or BACKBONE, in eval mode, float32.
+
+    The backbone below the head has the same weights for every task.
+    """
+    config = tiny_config(arch)
+    model = _seeded(_AUTO[task], config, seed=11)
+    if task != "BACKBONE":
+        backbone = _seeded(AutoModel, tiny_config(arch), seed=7)
+        model.base_model.load_state_dict(backbone.state_dict(), strict=False)
+    return model.eval(), config
+
+
+def save_backbone(arch: str, directory: Path) -> Path:
+    """Save the backbone as its publisher would: with its LM head, and with its pooler where pretraining has one."""
+    model = _seeded(AutoModelForPreTraining, tiny_config(arch), seed=11)
+    backbone = _seeded(AutoModel, tiny_config(arch), seed=7)
+    model.base_model.load_state_dict(backbone.state_dict(), strict=False)
+    model.save_pretrained(directory)
+    return directory
+
+
+def save_peft(
+    arch: str, peft_type: str, task_type: str, directory: Path, n: int = 5, seed: int = 0, **options: Any
+) -> Path:
+    """Save a random PEFT adapter (and head, for classification) and return its directory.
+
+    `peft_type` may carry `+projection` or, for P_TUNING, `+LSTM`. `options` go to the PEFT config.
+    PEFT has no prefix tuning for ALBERT and transformers no OPT for token classification.
+    """
+    model, config = tiny_model(arch, task_type)
+    if arch == "albert":
+        options = {"token_dim": config.embedding_size} | options  # PEFT takes the hidden size, which does not fit
+    with _peft_remarks_ignored():
+        peft_model = get_peft_model(model, peft_config(peft_type, task_type, n, **options))
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(100 + seed)
+        _randomise(p for p in peft_model.parameters() if p.requires_grad)
+    peft_model.eval().save_pretrained(directory)
+    return directory
+
+
+def load_peft(arch: str, directory: Path) -> PeftModel:
+    """Load a directory of `save_peft` the way a PEFT user does, in eval mode."""
+    task_type = PeftConfig.from_pretrained(directory).task_type
+    model, _ = tiny_model(arch, task_type)
+    with _peft_remarks_ignored():
+        return PeftModel.from_pretrained(model, directory).eval()
+
+
+def peft_config(peft_type: str, task_type: str, n: int, **options: Any) -> PeftConfig:
+    """Return the PEFT config of one of PEFT_TYPES."""
+    kind, _, variant = peft_type.partition("+")
+    common: dict[str, Any] = {"task_type": task_type, "num_virtual_tokens": n} | options
+    if kind == "PROMPT_TUNING":
+        return PromptTuningConfig(**common)
+    if kind == "P_TUNING":
+        encoder = variant or "MLP"
+        return PromptEncoderConfig(**common, encoder_hidden_size=24, encoder_reparameterization_type=encoder)
+    if kind == "PREFIX_TUNING":
+        return PrefixTuningConfig(**common, prefix_projection=variant == "projection", encoder_hidden_size=24)
+    return MultitaskPromptTuningConfig(**({"num_tasks": NUM_TASKS, "num_ranks": 2} | common))
+
+
+@contextmanager
+def _peft_remarks_ignored() -> Iterator[None]:
+    """Let PEFT build its model although it still asks transformers for an attribute of an older name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield
+
+
+def _seeded(auto: Any, config: PretrainedConfig, seed: int) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = auto.from_config(config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_(std=0.2)  # zero by default, which would hide a forgotten one
+    return model.eval()
+
+
+def _randomise(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.normal_(std=0.5)
