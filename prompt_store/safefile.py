@@ -1,0 +1,27 @@
+"""The only reader of foreign bytes: our strict header, then safetensors. No other deserialiser, no fallback, no mmap.
+
+Whether the values are finite and fit a backbone is for `validate`; what the names mean is for `formats`.
+"""
+
+from __future__ import annotations
+
+import safetensors
+import safetensors.torch
+import torch
+
+from prompt_store.errors import MalformedFileError
+from prompt_store.file_header import FOREIGN, FileCaps, FileHeader, TensorEntry, read_header
+
+__all__ = ["FOREIGN", "FileCaps", "FileHeader", "TensorEntry", "read_header", "read_tensors"]
+
+
+def read_tensors(raw: bytes, caps: FileCaps = FOREIGN) -> dict[str, torch.Tensor]:
+    """Read a safetensors file from a stranger: every tensor by name, each a copy of its own bytes.
+
+    Costs at most the size of `raw` again. Raises MalformedFileError, TooLargeError.
+    """
+    read_header(raw, caps)
+    try:
+        return safetensors.torch.load(raw)
+    except safetensors.SafetensorError as error:  # a second opinion: the library may be stricter than our reading
+        raise MalformedFileError(f"safetensors refuses the file: {error}") from error
