@@ -1,0 +1,161 @@
+"""The one attention function: every layer of every backbone calls it, and it gives each row its own prefix.
+
+transformers hands it the packed q, k, v of a layer, and our StepPlan as the keyword `plan`. For a row it computes
+softmax over [prefix of its soft prompt | its own earlier keys | this step's keys]. It must know no task and no request.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from server.engine.errors import BackboneRefusedError
+from server.engine.kernels.scores import LayerRules, attend_explicit, attend_fused
+from server.engine.plan import DecodeGroup, FreshGroup, StepPlan
+
+NAME = "softmux"
+
+# Keywords that change nothing for us: rotary work is done by then, caches are ours, the rest asks for extra outputs.
+HARMLESS = frozenset(
+    {
+        "position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "return_dict",
+        "output_router_logits", "logits_to_keep", "num_items_in_batch", "token_type_ids", "deterministic",
+        "position_embeddings", "encoder_hidden_states", "encoder_attention_mask",
+    }
+)  # fmt: skip
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,  # [1, heads, T, head_dim]
+    key: torch.Tensor,  # [1, key/value heads, T, head_dim]
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **keywords: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return the layer's output [1, T, heads, head_dim].
+
+    Raises BackboneRefusedError on a keyword it does not honour: ignoring one gives wrong logits without any error.
+    """
+    plan: StepPlan = keywords.pop("plan")
+    rules = _rules(module, query, attention_mask, keywords)
+    layer = plan.num_calls
+    plan.num_calls += 1
+    if plan.observe:
+        plan.observe(layer, key, value)
+    output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+    for index, group in enumerate(plan.groups):
+        if isinstance(group, DecodeGroup):
+            _decode(plan, index, group, layer, rules, (query, key, value), output)
+        else:
+            _fresh(plan, index, group, layer, rules, (query, key, value), output)
+    return output, None
+
+
+def no_mask(*_: Any, **__: Any) -> None:
+    """Stand in for transformers' mask builder: the plan says who attends to what."""
+
+
+def _rules(
+    module: torch.nn.Module, query: torch.Tensor, mask: torch.Tensor | None, keywords: dict[str, Any]
+) -> LayerRules:
+    scaling = keywords.pop("scaling", None)
+    window = keywords.pop("sliding_window", None)
+    softcap = keywords.pop("softcap", None)
+    sinks = keywords.pop("s_aux", None)
+    bias = keywords.pop("position_bias", None)
+    dropout = keywords.pop("dropout", 0.0)
+    keywords.pop("is_causal", None)  # the plan knows
+    unknown = sorted(name for name, given in keywords.items() if given is not None and name not in HARMLESS)
+    if unknown or dropout or mask is not None:
+        found = [*unknown, *(["dropout"] if dropout else []), *(["attention_mask"] if mask is not None else [])]
+        raise BackboneRefusedError(
+            f"{type(module).__name__} passes {', '.join(found)} to its attention, which softmux does not honour"
+        )
+    return LayerRules(
+        scaling=query.shape[3] ** -0.5 if scaling is None else float(scaling),
+        window=window,
+        softcap=softcap,
+        sinks=sinks,
+        bias=bias,
+    )
+
+
+def _fresh(
+    plan: StepPlan,
+    index: int,
+    group: FreshGroup,
+    layer: int,
+    rules: LayerRules,
+    packed: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    output: torch.Tensor,
+) -> None:
+    span = slice(group.start, group.start + group.num_rows * group.num_tokens)
+    q, k, v = (_rows(tensor, span, group.num_rows) for tensor in packed)
+    if group.prefix is not None:
+        k = torch.cat([group.prefix[0][:, layer], k], 2)
+        v = torch.cat([group.prefix[1][:, layer], v], 2)
+    if group.pool is not None:
+        group.pool.key[layer][group.slots, :, : k.shape[2]] = k
+        group.pool.value[layer][group.slots, :, : v.shape[2]] = v
+    mask = plan.mask(index, rules.window, q.dtype)
+    if rules.is_plain:
+        # Without a mask a causal group has no prefix, or a single query that sees every key.
+        out = attend_fused(q, k, v, mask, rules.scaling, plan.is_causal and group.num_tokens > 1)
+    else:
+        out = attend_explicit(q, k, v, _explicit_mask(plan, group, mask, q), _sliced(rules, group))
+    output[0, span] = out.transpose(1, 2).reshape(-1, *output.shape[2:])
+
+
+def _decode(
+    plan: StepPlan,
+    index: int,
+    group: DecodeGroup,
+    layer: int,
+    rules: LayerRules,
+    packed: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    output: torch.Tensor,
+) -> None:
+    span = slice(group.start, group.start + group.num_rows)
+    q, k, v = (tensor[0, :, span].transpose(0, 1) for tensor in packed)  # [rows, heads, head_dim]
+    keys, values = group.pool.key[layer], group.pool.value[layer]
+    keys[group.rows, :, group.lengths] = k
+    values[group.rows, :, group.lengths] = v
+    keys, values = keys[: group.num_rows, :, : group.width], values[: group.num_rows, :, : group.width]
+    mask = plan.mask(index, rules.window, q.dtype)
+    if rules.is_plain:
+        # Query heads that share a key head are stacked as if they were queries: the same products, no repeated keys.
+        stacked = q.reshape(group.num_rows, keys.shape[1], -1, q.shape[2])
+        out = attend_fused(stacked, keys, values, mask, rules.scaling, is_causal=False)
+    else:
+        if rules.bias is not None:
+            raise BackboneRefusedError("a position bias is honoured only for rows without a past")
+        out = attend_explicit(q.unsqueeze(2), keys, values, mask, rules)
+    output[0, span] = out.reshape(group.num_rows, *output.shape[2:])
+
+
+def _rows(tensor: torch.Tensor, span: slice, num_rows: int) -> torch.Tensor:
+    """Return a group's part of packed [1, heads, T, d] as [rows, heads, tokens, d]."""
+    part = tensor[0, :, span]
+    return part.reshape(part.shape[0], num_rows, -1, part.shape[2]).transpose(0, 1)
+
+
+def _explicit_mask(
+    plan: StepPlan, group: FreshGroup, mask: torch.Tensor | None, q: torch.Tensor
+) -> torch.Tensor | None:
+    if mask is not None or not plan.is_causal or group.num_tokens == 1:
+        return mask
+    shape = (group.num_tokens, group.num_tokens)
+    return torch.full(shape, float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
+
+
+def _sliced(rules: LayerRules, group: FreshGroup) -> LayerRules:
+    """Give each row of the group its own square of a packed bias: relative positions inside a row are the same."""
+    if rules.bias is None:
+        return rules
+    if group.num_prefix or group.pool is not None:
+        raise BackboneRefusedError("a position bias is honoured only for rows without a prefix or a past")
+    n = group.num_tokens
+    squares = [rules.bias[0, :, s : s + n, s : s + n] for s in (group.start + i * n for i in range(group.num_rows))]
+    return LayerRules(rules.scaling, rules.window, rules.softcap, rules.sinks, torch.stack(squares))

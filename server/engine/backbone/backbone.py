@@ -1,0 +1,109 @@
+"""The backbone in use: embed, forward over a plan, read logits. Owned by the worker thread once it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from server.engine.backbone.gates import max_positions
+from server.engine.backbone.loading import BackboneParts
+from server.engine.backbone.reader import LogitReader
+from server.engine.errors import BackboneRefusedError
+from server.engine.plan import StepPlan
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneShape:
+    """The numbers that the engine computes with."""
+
+    num_layers: int  # attention calls in one forward pass
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    hidden_size: int
+    embedding_size: int
+    vocab_size: int
+    max_positions: int
+    position_base: int  # RoBERTa numbers its first token padding_idx + 1
+    num_token_types: int
+    is_causal: bool
+
+
+class Backbone:
+    """One frozen model and its readers."""
+
+    def __init__(self, parts: BackboneParts) -> None:
+        self.parts = parts
+        self.pooler: nn.Module | None = parts.pooler
+        self.reader = LogitReader(parts.model) if parts.model is not None else None
+        self.device: torch.device = parts.base.device
+        self.dtype: torch.dtype = parts.base.dtype
+        self._embeddings: nn.Embedding = parts.base.get_input_embeddings()
+        self.shape = _shape(parts, self._embeddings)
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Return word embeddings [1, T, E] of token_ids [1, T], with the model's own scaling."""
+        embedded: torch.Tensor = self._embeddings(token_ids)
+        return embedded
+
+    def forward(
+        self, plan: StepPlan, embeds: torch.Tensor | None = None, token_types: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Run the body over a plan and return hidden states [T, hidden].
+
+        `embeds` [1, T, E] replaces the plan's token ids. Raises BackboneRefusedError when a layer went past our
+        attention function, since its rows would then have seen each other.
+        """
+        plan.num_calls = 0
+        inputs = {"input_ids": plan.token_ids} if embeds is None else {"inputs_embeds": embeds}
+        if self.shape.num_token_types:
+            inputs["token_type_ids"] = torch.zeros_like(plan.token_ids) if token_types is None else token_types
+        output = self.parts.base(**inputs, position_ids=plan.position_ids, use_cache=False, plan=plan)
+        if plan.num_calls != self.shape.num_layers:
+            raise BackboneRefusedError(
+                f"{self.parts.config.model_type} called our attention {plan.num_calls} times in a forward pass; "
+                f"expected once for each of its {self.shape.num_layers} layers"
+            )
+        hidden: torch.Tensor = output.last_hidden_state[0]
+        return hidden
+
+
+def _shape(parts: BackboneParts, embeddings: nn.Embedding) -> BackboneShape:
+    config = parts.config
+    heads = int(config.num_attention_heads)
+    base = _position_base(parts.base)
+    return BackboneShape(
+        num_layers=int(config.num_hidden_layers),
+        num_heads=heads,
+        num_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        hidden_size=int(config.hidden_size),
+        embedding_size=int(embeddings.weight.shape[1]),
+        vocab_size=int(config.vocab_size),
+        max_positions=max_positions(config, base),
+        position_base=base,
+        num_token_types=_num_token_types(parts),
+        is_causal=_is_causal(parts),
+    )
+
+
+def _position_base(base: nn.Module) -> int:
+    for name, module in base.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(module.padding_idx) + 1
+    return 0
+
+
+def _num_token_types(parts: BackboneParts) -> int:
+    has_types = any(name.endswith("token_type_embeddings.weight") for name, _ in parts.base.named_parameters())
+    return int(parts.config.type_vocab_size) if has_types else 0
+
+
+def _is_causal(parts: BackboneParts) -> bool:
+    """A model class is causal if its attention modules say so; those that say nothing are by their head's name."""
+    claims = {bool(module.is_causal) for module in parts.base.modules() if hasattr(module, "is_causal")}
+    if len(claims) == 1:
+        return claims.pop()
+    return parts.model is not None and "CausalLM" in type(parts.model).__name__

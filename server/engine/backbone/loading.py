@@ -1,0 +1,118 @@
+"""From a directory of files to frozen modules. Weights that the files do not hold are never used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.masking_utils import AttentionMaskInterface
+
+from server.engine import attention
+from server.engine.backbone.gates import config_faults
+from server.engine.errors import BackboneRefusedError
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneParts:
+    """The modules of one backbone. `model` holds the language-model head when `base` is only a part of it."""
+
+    base: PreTrainedModel
+    model: PreTrainedModel | None  # the same base below a causal or masked head; None: the files have no such head
+    pooler: nn.Module | None
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase | None
+
+
+def load_parts(directory: str, dtype: torch.dtype | None, device: torch.device) -> BackboneParts:
+    """Load the model in `directory`; `dtype` None keeps the files' own.
+
+    Raises BackboneRefusedError with every reason the config gives.
+    """
+    try:
+        config = AutoConfig.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise BackboneRefusedError(
+            f"no model can be read from {directory!r}: {error}. Expected a directory with config.json and safetensors"
+        ) from error
+    faults = config_faults(config)
+    if faults:
+        raise BackboneRefusedError(f"backbone {directory!r} is refused: {'; '.join(faults)}")
+    register_attention()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model, missing = _load_model(directory, config, dtype)
+    return assemble(model.to(device), missing, tokenizer)
+
+
+def register_attention() -> None:
+    """Make our attention function known to transformers; again is a no-op."""
+    AttentionInterface.register(attention.NAME, attention.attend)
+    AttentionMaskInterface.register(attention.NAME, attention.no_mask)
+
+
+def assemble(
+    model: PreTrainedModel, missing: Iterable[str], tokenizer: PreTrainedTokenizerBase | None
+) -> BackboneParts:
+    """Freeze a model and take it apart; `missing` names the weights its files did not hold.
+
+    The attention function must be registered. The pooler is taken out of the body: encoders skip it unless asked.
+    """
+    missing = tuple(missing)
+    model.set_attn_implementation(attention.NAME)
+    model.eval().requires_grad_(False)
+    base: PreTrainedModel = model.base_model
+    pooler = getattr(base, "pooler", None)
+    if pooler is not None:
+        base.pooler = None
+    if base is not model and _head_is_missing(model, missing):
+        model = base
+    return BackboneParts(
+        base=base,
+        model=None if base is model else model,
+        pooler=None if any("pooler." in name for name in missing) else pooler,
+        config=model.config,
+        tokenizer=tokenizer,
+    )
+
+
+def _load_model(
+    directory: str, config: PretrainedConfig, dtype: torch.dtype | None
+) -> tuple[PreTrainedModel, list[str]]:
+    """Load the class that the files were written by: causal, masked, or the bare body."""
+    names = " ".join(config.architectures or ())
+    wanted = dtype or "auto"
+    if "ForCausalLM" in names or "LMHeadModel" in names:
+        auto = AutoModelForCausalLM
+    elif "ForMaskedLM" in names or "ForPreTraining" in names:
+        return _load_masked(directory, wanted)
+    else:
+        auto = AutoModel
+    model, info = auto.from_pretrained(directory, dtype=wanted, output_loading_info=True)
+    return model, sorted(info["missing_keys"])
+
+
+def _load_masked(directory: str, dtype: torch.dtype | str) -> tuple[PreTrainedModel, list[str]]:
+    """Load a masked head on a body that keeps the pooler, if the files have one: the masked class leaves it out."""
+    model, info = AutoModelForMaskedLM.from_pretrained(directory, dtype=dtype, output_loading_info=True)
+    missing = sorted(info["missing_keys"])
+    if any("pooler." in name for name in info["unexpected_keys"]):
+        body = AutoModel.from_pretrained(directory, dtype=dtype)
+        model.base_model.pooler = body.pooler
+    return model, missing
+
+
+def _head_is_missing(model: PreTrainedModel, missing: tuple[str, ...]) -> bool:
+    inside = model.base_model_prefix + "."
+    return any(not name.startswith(inside) for name in missing)

@@ -1,0 +1,59 @@
+"""The two ways to attend from dense queries to dense keys: torch's fused one, and plain matrix products.
+
+`scaled_dot_product_attention` knows no soft caps, no sinks and no bias beside the mask; such layers are multiplied out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRules:
+    """What a layer asks of its attention beyond softmax(q k^T) v."""
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None  # [query heads] one extra logit a head that takes mass and gives nothing
+    bias: torch.Tensor | None = None  # [1, query heads, T, T] over the packed sequence (T5 encoders)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether torch's fused attention can serve this layer."""
+        return self.softcap is None and self.sinks is None and self.bias is None
+
+
+def attend_fused(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scaling: float, is_causal: bool
+) -> torch.Tensor:
+    """Return softmax(q k^T * scaling + mask) v. q [rows, heads, n, d]; k, v [rows, key/value heads, s, d]."""
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=is_causal and mask is None, scale=scaling, enable_gqa=grouped
+    )
+
+
+def attend_explicit(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, rules: LayerRules
+) -> torch.Tensor:
+    """Return the same with soft cap (Gemma 2, section 2), sinks (gpt-oss: a logit that joins only the denominator)."""
+    repeat = q.shape[1] // k.shape[1]
+    if repeat > 1:
+        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    scores = (q @ k.transpose(2, 3)).float() * rules.scaling
+    if rules.softcap is not None:
+        scores = torch.tanh(scores / rules.softcap) * rules.softcap
+    if rules.bias is not None:
+        scores = scores + rules.bias
+    if mask is not None:
+        scores = scores + mask
+    if rules.sinks is None:
+        weights = scores.softmax(-1)
+    else:
+        sinks = rules.sinks.float().view(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
+        weights = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
+    return weights.to(v.dtype) @ v

@@ -1,0 +1,192 @@
+"""Rows to one packed sequence: whose tokens stand where, and who attends to what. Pure; runs no model.
+
+Fresh rows (all their tokens in this step) are grouped by equal shape, decoding rows by the pool of their slot; a group
+is contiguous, so its queries are one view and need no padding and, mostly, no mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from server.engine.kv import SlotPool
+
+WIDTH_STEP = 16  # decode reads keys up to a multiple of this many
+
+Prefix = tuple[torch.Tensor, torch.Tensor]  # key, value: [layers, heads, tokens, head_dim]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """What the plan needs of one row in this step.
+
+    `num_past` keys stand before the row's tokens: its prefix, and for a decoding row what it wrote before.
+    """
+
+    tokens: Sequence[int]
+    num_past: int
+    first_position: int
+    prefix: Prefix | None = None
+    pool: SlotPool | None = None  # where the row's keys are kept; None for a one-shot row
+    slot: int = 0
+    is_decode: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FreshGroup:
+    """`num_rows` rows of `num_tokens` tokens each, every one behind `num_prefix` keys of its soft prompt."""
+
+    start: int
+    num_rows: int
+    num_tokens: int
+    num_prefix: int
+    prefix: Prefix | None  # [rows, layers, heads, num_prefix, head_dim] each
+    pool: SlotPool | None
+    slots: torch.Tensor | None  # [rows]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodeGroup:
+    """`num_rows` rows of one token each, in slots 0..num_rows-1 of `pool`."""
+
+    start: int
+    num_rows: int
+    pool: SlotPool
+    lengths: torch.Tensor  # [rows] keys before this step's
+    rows: torch.Tensor  # [rows] 0..num_rows-1
+    width: int  # keys read: the longest row and this step's token, rounded up
+
+
+Group = FreshGroup | DecodeGroup
+KeyObserver = Callable[[int, torch.Tensor, torch.Tensor], None]
+
+
+@dataclass(slots=True, eq=False)
+class StepPlan:
+    """One step's layout. `order[i]` is the index of the i-th row along the sequence; it begins at `starts[i]`."""
+
+    groups: tuple[Group, ...]
+    order: tuple[int, ...]
+    starts: tuple[int, ...]
+    token_ids: torch.Tensor  # [1, T]
+    position_ids: torch.Tensor  # [1, T]
+    is_causal: bool
+    observe: KeyObserver | None = None  # told (layer, key, value) of every call; for probes
+    num_calls: int = 0  # attention calls so far in this forward pass: the index of the next layer
+    _masks: dict[tuple[int, int | None], torch.Tensor | None] = field(default_factory=dict)
+
+    def mask(self, index: int, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """Return what group `index` adds to its scores under a window, or None for nothing at all.
+
+        Fresh: [num_tokens, num_prefix + num_tokens]. Decode: [num_rows, 1, 1, width].
+        A causal fresh group without a prefix, shorter than the window, also gets None: the kernel's causal flag serves.
+        """
+        known = (index, window)
+        if known not in self._masks:
+            self._masks[known] = self._build(self.groups[index], window, dtype)
+        return self._masks[known]
+
+    def _build(self, group: Group, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        if isinstance(group, DecodeGroup):
+            visible = _decode_visible(group, window)
+        elif not _needs_mask(group, window, self.is_causal):
+            return None
+        else:
+            visible = _fresh_visible(group, window, self.is_causal, self.token_ids.device)
+        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
+
+
+def build_plan(rows: Sequence[PlannedRow], is_causal: bool, device: torch.device) -> StepPlan:
+    """Lay the rows' tokens end to end. Decoding rows of a pool must be exactly its first slots."""
+    order, groups, starts, at = [], [], [], 0
+    for members in _grouped(rows):
+        group_rows = [rows[i] for i in members]
+        groups.append(_group(group_rows, at, device))
+        for index, row in zip(members, group_rows, strict=True):
+            order.append(index)
+            starts.append(at)
+            at += len(row.tokens)
+    tokens = [t for i in order for t in rows[i].tokens]
+    positions = [p for i in order for p in _positions(rows[i])]
+    return StepPlan(
+        groups=tuple(groups),
+        order=tuple(order),
+        starts=tuple(starts),
+        token_ids=torch.tensor([tokens], device=device),
+        position_ids=torch.tensor([positions], device=device),
+        is_causal=is_causal,
+    )
+
+
+def _positions(row: PlannedRow) -> Iterable[int]:
+    return range(row.first_position, row.first_position + len(row.tokens))
+
+
+def _grouped(rows: Sequence[PlannedRow]) -> list[list[int]]:
+    """Return row indices group by group: decoding rows by pool and slot, fresh rows by shape."""
+    groups: dict[tuple[bool, int, int, int], list[int]] = {}
+    for index, row in enumerate(rows):
+        pool = id(row.pool) if row.pool else 0
+        shape = (pool, 0, 0) if row.is_decode else (pool, len(row.tokens), row.num_past)
+        groups.setdefault((row.is_decode, *shape), []).append(index)
+    return [sorted(members, key=lambda i: rows[i].slot) for members in groups.values()]
+
+
+def _group(rows: Sequence[PlannedRow], start: int, device: torch.device) -> Group:
+    first = rows[0]
+    if first.is_decode:
+        assert first.pool is not None
+        assert [row.slot for row in rows] == list(range(len(rows))), "decoding rows must fill their pool's first slots"
+        longest = max(row.num_past for row in rows) + 1
+        return DecodeGroup(
+            start=start,
+            num_rows=len(rows),
+            pool=first.pool,
+            lengths=torch.tensor([row.num_past for row in rows], device=device),
+            rows=torch.arange(len(rows), device=device),
+            width=min(-(-longest // WIDTH_STEP) * WIDTH_STEP, first.pool.capacity),
+        )
+    return FreshGroup(
+        start=start,
+        num_rows=len(rows),
+        num_tokens=len(first.tokens),
+        num_prefix=first.num_past,
+        prefix=_stack([row.prefix for row in rows]),
+        pool=first.pool,
+        slots=torch.tensor([row.slot for row in rows], device=device) if first.pool else None,
+    )
+
+
+def _stack(prefixes: Sequence[Prefix | None]) -> Prefix | None:
+    first = prefixes[0]
+    if first is None:
+        return None
+    if all(prefix is first for prefix in prefixes):  # one prompt: a view, not a copy for each row
+        key, value = first
+        return key.expand(len(prefixes), *key.shape), value.expand(len(prefixes), *value.shape)
+    keys, values = zip(*(prefix for prefix in prefixes if prefix is not None), strict=True)
+    return torch.stack(keys), torch.stack(values)
+
+
+def _needs_mask(group: FreshGroup, window: int | None, is_causal: bool) -> bool:
+    in_window = window is None or window >= group.num_prefix + group.num_tokens
+    return not in_window or (is_causal and group.num_prefix > 0 and group.num_tokens > 1)
+
+
+def _fresh_visible(group: FreshGroup, window: int | None, is_causal: bool, device: torch.device) -> torch.Tensor:
+    keys = torch.arange(group.num_prefix + group.num_tokens, device=device)
+    distance = keys[group.num_prefix :, None] - keys[None, :]  # query minus key; a prefix key is position 0..n-1
+    visible = distance >= 0 if is_causal else torch.ones_like(distance, dtype=torch.bool)
+    if window is not None:
+        visible = visible & (distance < window) & (distance > -window)
+    return visible
+
+
+def _decode_visible(group: DecodeGroup, window: int | None) -> torch.Tensor:
+    distance = group.lengths[:, None] - torch.arange(group.width, device=group.lengths.device)[None, :]
+    visible = distance >= 0
+    if window is not None:
+        visible = visible & (distance < window)
+    return visible[:, None, None, :]
