@@ -83,7 +83,7 @@ class Admission:
         return QueueFullError(f"the queue is full: {found}; retry after {retry_after_s} s", retry_after_s)
 
     def _estimated_wait_s(self) -> float:
-        """Estimate how long what waits now will take, at the pace since the queue was last empty; 0 without evidence."""
+        """Estimate how long what waits will take, at the pace since the queue was last empty; 0 without evidence."""
         if self._num_rows == 0 or self._drained_tokens == 0:
             return 0.0
         return self._num_tokens * (self._clock() - self._busy_since) / self._drained_tokens

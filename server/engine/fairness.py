@@ -15,10 +15,11 @@ class TokenCounters:
     """
 
     def __init__(self, keep: int = 1024) -> None:
-        """`keep` bounds the memory: beyond it, counters that a lift would replace anyway are forgotten."""
+        """Beyond `keep` counters, those that a lift would replace anyway are forgotten."""
         self._counters: dict[str, int] = {}
         self._level = 0  # nobody who enters starts below it; never falls
         self._keep = keep
+        self._forget_at = keep
 
     def __getitem__(self, tenant: str) -> int:
         return self._counters.get(tenant, self._level)
@@ -27,11 +28,11 @@ class TokenCounters:
         """Lift a tenant that has begun to wait; `waiting` are those who waited already."""
         self._level = max(self._level, min((self[other] for other in waiting), default=self._level))
         self._counters[tenant] = max(self[tenant], self._level)
-        if len(self._counters) > self._keep + 2 * len(waiting):
-            self._forget(waiting)
+        if len(self._counters) > self._forget_at:
+            self._forget({*waiting, tenant})
 
     def leave(self, tenant: str, waiting: Collection[str]) -> None:
-        """Note that a tenant has nothing left to wait for; the last one to leave sets the level (the paper's line 8)."""
+        """Note that a tenant waits no more; the last one to leave sets the level (the paper's line 8)."""
         if not waiting:
             self._level = max(self._level, self[tenant])
 
@@ -40,5 +41,5 @@ class TokenCounters:
         self._counters[tenant] = self[tenant] + INPUT_WEIGHT * input_tokens + OUTPUT_WEIGHT * output_tokens
 
     def _forget(self, waiting: Collection[str]) -> None:
-        kept = set(waiting)
-        self._counters = {t: c for t, c in self._counters.items() if t in kept or c > self._level}
+        self._counters = {t: c for t, c in self._counters.items() if t in waiting or c > self._level}
+        self._forget_at = max(self._keep, 2 * len(self._counters))  # so that the sweep's cost is spread

@@ -69,6 +69,7 @@ class Scheduler:
         self._waiting_tokens += waiting.num_tokens
         if waiting.deadline is not None:
             heapq.heappush(self._deadlines, (waiting.deadline, waiting.row_id))
+            self._drop_stale_deadlines()
 
     def remove(self, row_id: int) -> bool:
         """Forget a row wherever it stands; False if it does not wait (any more)."""
@@ -111,10 +112,10 @@ class Scheduler:
         for row_id in self._overdue(now):
             if not self._take(self._rows[row_id], room, fits, picked):
                 return picked
-        turns = [self._turn(tenant) for tenant in self._queues] if room.has_rows else []
+        turns = [self._turn(tenant) for tenant in self._queues] if room.is_open else []
         heapq.heapify(turns)
         refused: list[int] = []
-        while turns and room.has_rows:
+        while turns and room.is_open:
             head = self._rows[turns[0][2]]
             if not self._take(head, room, fits, picked):
                 refused.append(head.row_id)
@@ -126,6 +127,11 @@ class Scheduler:
         for row_id in refused:
             self._passed_over.setdefault(row_id, now)
         return picked
+
+    def _drop_stale_deadlines(self) -> None:
+        if len(self._deadlines) > 2 * len(self._rows) + 64:
+            self._deadlines = [(deadline, row_id) for deadline, row_id in self._deadlines if row_id in self._rows]
+            heapq.heapify(self._deadlines)
 
     def _overdue(self, now: float) -> list[int]:
         return [row_id for row_id, since in self._passed_over.items() if now - since >= self._limits.max_wait_s]
@@ -155,11 +161,11 @@ class _Room:
         self._is_empty = True
 
     @property
-    def has_rows(self) -> bool:
-        return self._rows > 0
+    def is_open(self) -> bool:
+        return self._rows > 0 and (self._tokens > 0 or self._is_empty)
 
     def takes(self, num_tokens: int) -> bool:
-        if not self.has_rows:
+        if self._rows <= 0:
             return False
         return num_tokens <= self._tokens or (self._is_empty and num_tokens > self._sure_to_fit)
 
