@@ -2,43 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
+from prompt_store.artifact import Artifact
+from prompt_store.errors import AliasNotFoundError, StoreError
 from prompt_store.refs import Alias, TaskName, TaskRef, Version
-from prompt_store.store import AliasState, Target, TaskRecord
+from prompt_store.store import AliasState, PromptStore, Target, TaskRecord
+from server.alias_moves import AliasMoves
+from server.follower import StoreFollower
+from server.records import Records
+from server.residents import Residents, ResidentSettings
+from server.serving import Serving, ServingTable, pick, sticky_point
+from server.serving_engine import ServingEngine
+from server.task_lease import TaskLease
+
+__all__ = ["Serving", "TaskLease", "Tasks", "TasksSettings"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
-    """What this replica serves under an alias. `reason` says why it is not yet the store's newest state."""
+class TasksSettings:
+    """How tasks follow the store and how much a version may fail."""
 
-    state: AliasState
-    reason: str | None = None
-
-
-class TaskLease:
-    """A request's hold on one version. `release` it exactly once, or use it in a `with`."""
-
-    task: TaskName
-    version: Version
-    alias: Alias | None
-
-    def release(self) -> None:
-        """End the hold; again is a no-op."""
-        raise NotImplementedError
+    poll_interval_s: float = 1.0
+    max_strikes: int = 3  # non-finite answers before a version is quarantined
+    residents: ResidentSettings = field(default_factory=ResidentSettings)
 
 
 class Tasks:
     """Resolve references, keep versions resident, and move aliases so that this replica follows."""
 
+    def __init__(
+        self,
+        store: PromptStore,
+        engine: ServingEngine,
+        settings: TasksSettings = TasksSettings(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._max_strikes = settings.max_strikes
+        self._residents = Residents(store, engine, settings.residents, clock)
+        self._records = Records(store, self._gone)
+        self._table = ServingTable()
+        self._moves = AliasMoves(store, self._records, self._residents, self._table)
+        self._follower = StoreFollower(store, self._moves, settings.poll_interval_s, clock)
+        self._following: asyncio.Task[None] | None = None
+        self._strikes: Counter[tuple[TaskName, Version]] = Counter()
+
     async def start(self) -> None:
         """Begin to follow the store's changes."""
-        raise NotImplementedError
+        self._following = asyncio.create_task(self._follower.run(), name="store-follower")
 
     async def close(self) -> None:
         """Stop following; loads in flight are abandoned."""
-        raise NotImplementedError
+        if self._following:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+            self._following = None
+        await self._residents.close()
 
     async def lease(self, ref: TaskRef, sticky: str | None = None) -> TaskLease:
         """Pick a version once and hold it, loading it first if it is not resident.
@@ -46,54 +75,112 @@ class Tasks:
         Raises TaskNotFoundError, AliasNotFoundError, VersionNotFoundError, ConflictError (quarantined), StoreError,
         ArtifactError, EngineError.
         """
-        raise NotImplementedError
+        version = ref.version or await self._pick(ref, sticky)
+        await self._records.require(ref.task, version)
+        servable, engine_lease = await self._residents.hold(ref.task, version)
+        return TaskLease(ref, servable, engine_lease)
+
+    async def strike(self, task: TaskName, version: Version) -> None:
+        """Count a non-finite answer; at the third one the version is quarantined and takes no more traffic."""
+        self._strikes[task, version] += 1
+        if self._strikes[task, version] < self._max_strikes:
+            return
+        reason = f"{self._max_strikes} requests ended in non-finite logits"
+        log.error("version is quarantined", extra={"task": str(task), "version": version})
+        try:
+            await self._store.quarantine(task, version, reason)
+            await self._records.refresh(task)
+        except StoreError as error:
+            log.warning("the quarantine could not be stored", extra={"task": str(task)}, exc_info=error)
 
     async def record(self, task: TaskName) -> TaskRecord:
         """Return the task as the store has it now. Raises TaskNotFoundError."""
-        raise NotImplementedError
+        return await self._records.refresh(task)
 
     def serving(self, task: TaskName) -> Mapping[Alias, Serving]:
         """Return what this replica serves under each alias that it has served so far."""
-        raise NotImplementedError
+        return self._table.of(task)
 
     def is_resident(self, task: TaskName, version: Version) -> bool:
         """Whether the version is on the device now."""
-        raise NotImplementedError
+        return self._residents.is_resident(task, version)
+
+    def store_stale_s(self) -> float:
+        """Return for how long the store has not answered the follower."""
+        return self._follower.stale_s()
 
     async def move(
         self, task: TaskName, alias: Alias, targets: tuple[Target, ...], if_serial: int | None, actor: str
     ) -> AliasState:
         """Make the targets resident, move the alias in the store, and serve them. Raises like PromptStore.move."""
-        raise NotImplementedError
+        return await self._moves.move(task, alias, targets, if_serial, actor)
 
     async def rollback(self, task: TaskName, alias: Alias, to_serial: int | None, actor: str) -> AliasState:
         """Move the alias back, resident first. Raises like PromptStore.rollback."""
-        raise NotImplementedError
+        return await self._moves.rollback(task, alias, to_serial, actor)
 
     async def drop_alias(self, task: TaskName, alias: Alias) -> None:
         """Forget an alias here and in the store. Raises AliasNotFoundError."""
-        raise NotImplementedError
+        await self._moves.drop_alias(task, alias)
 
     async def delete_version(self, task: TaskName, version: Version) -> None:
         """Forget a version here and in the store; running rows finish. Raises ConflictError while an alias needs it."""
-        raise NotImplementedError
+        await self._moves.delete_version(task, version)
 
     async def delete_task(self, task: TaskName, force: bool = False) -> None:
         """Forget a task here and in the store; running rows finish. Raises ConflictError while it has aliases."""
-        raise NotImplementedError
+        await self._moves.delete_task(task, force)
+
+    async def adopt(self, task: TaskName, version: Version, artifact: Artifact) -> None:
+        """Make a version resident from an artifact at hand, before the store has it."""
+        await self._residents.adopt(task, version, artifact)
+
+    async def hold(self, task: TaskName, version: Version) -> TaskLease:
+        """Hold a version whatever its record says: for trials before it has one."""
+        servable, engine_lease = await self._residents.hold(task, version)
+        return TaskLease(TaskRef(task, version), servable, engine_lease)
+
+    def drop(self, task: TaskName, version: Version) -> bool:
+        """Forget what this replica holds of a version; False if it was not resident."""
+        return self._residents.drop(task, version)
 
     async def load(self, task: TaskName, version: Version) -> None:
         """Make a version resident by hand."""
-        raise NotImplementedError
+        await self._records.require(task, version)
+        await self._residents.load(task, version)
 
     async def unload(self, task: TaskName, version: Version) -> bool:
         """Take a version off the device once no request holds it; False if it was not resident."""
-        raise NotImplementedError
+        await self._records.require(task, version)
+        return self._residents.drop(task, version)
 
     async def pin(self, task: TaskName, version: Version) -> None:
         """Make a version resident and keep it so."""
-        raise NotImplementedError
+        await self.load(task, version)
+        self._engine.pin(task, version)
 
     async def unpin(self, task: TaskName, version: Version) -> None:
         """Let a version be evicted again."""
-        raise NotImplementedError
+        await self._records.require(task, version)
+        self._engine.unpin(task, version)
+
+    async def _pick(self, ref: TaskRef, sticky: str | None) -> Version:
+        state = self._table.get(ref.task, Alias(ref.target)) or await self._first_state(ref)
+        # Spreads load, guards nothing.
+        point = random.random() if sticky is None else sticky_point(ref, sticky)
+        return pick(state.targets, point)
+
+    async def _first_state(self, ref: TaskRef) -> AliasState:
+        alias = Alias(ref.target)
+        record = await self._records.get(ref.task)
+        if alias not in record.aliases:
+            # It may have been made elsewhere a moment ago.
+            record = await self._records.refresh(ref.task)
+        if alias not in record.aliases:
+            known = ", ".join(sorted(record.aliases)) or "none"
+            raise AliasNotFoundError(f"task {ref.task} has no alias {alias!r} (it has: {known})")
+        return self._table.adopt(ref.task, record.aliases[alias])
+
+    def _gone(self, task: TaskName, version: Version) -> None:
+        self._strikes.pop((task, version), None)
+        self._residents.drop(task, version)

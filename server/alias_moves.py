@@ -1,0 +1,131 @@
+"""Change names so that this replica follows: resident first, then the store, then the switch.
+
+One lock for each task orders our own moves and those heard of from elsewhere, so an older state never wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from weakref import WeakValueDictionary
+
+from prompt_store.errors import SoftmuxError, StoreError, TaskNotFoundError
+from prompt_store.refs import Alias, TaskName, Version
+from prompt_store.store import AliasState, PromptStore, Target
+from server.records import Records
+from server.residents import Residents
+from server.serving import ServingTable
+
+log = logging.getLogger(__name__)
+
+
+class AliasMoves:
+    """Move, roll back, drop and delete names; follow those that were changed elsewhere."""
+
+    def __init__(self, store: PromptStore, records: Records, residents: Residents, table: ServingTable) -> None:
+        self._store = store
+        self._records = records
+        self._residents = residents
+        self._table = table
+        self._locks: WeakValueDictionary[TaskName, asyncio.Lock] = WeakValueDictionary()
+
+    async def move(
+        self, task: TaskName, alias: Alias, targets: tuple[Target, ...], if_serial: int | None, actor: str
+    ) -> AliasState:
+        """Make the targets resident, move the alias in the store, and serve them. Raises like PromptStore.move."""
+        async with self._lock(task):
+            await self._prepare(task, targets)
+            return await self._serve(task, await self._store.move(task, alias, targets, if_serial, actor))
+
+    async def rollback(self, task: TaskName, alias: Alias, to_serial: int | None, actor: str) -> AliasState:
+        """Make the past state's targets resident, roll back in the store, serve. Raises like PromptStore.rollback."""
+        async with self._lock(task):
+            past = _past(await self._store.history(task, alias), to_serial)
+            if past is not None:
+                await self._prepare(task, past.targets)
+            return await self._serve(task, await self._store.rollback(task, alias, to_serial, actor))
+
+    async def drop_alias(self, task: TaskName, alias: Alias) -> None:
+        """Forget an alias here and in the store. Raises AliasNotFoundError."""
+        async with self._lock(task):
+            await self._store.drop_alias(task, alias)
+            # Read first: a request in between would adopt the alias again from the old record.
+            await self._reread(task)
+            self._table.forget(task, alias)
+
+    async def delete_version(self, task: TaskName, version: Version) -> None:
+        """Forget a version here and in the store. Raises VersionNotFoundError, ConflictError."""
+        async with self._lock(task):
+            await self._store.delete_version(task, version)
+            self._residents.drop(task, version)
+            await self._reread(task)
+
+    async def delete_task(self, task: TaskName, force: bool) -> None:
+        """Forget a task here and in the store. Raises TaskNotFoundError, ConflictError."""
+        async with self._lock(task):
+            await self._store.delete_task(task, force)
+            self._forget(task)
+
+    async def follow(self, task: TaskName) -> None:
+        """Serve what the store says of the task now.
+
+        What cannot be loaded leaves the old state serving, with the reason. Raises StoreError when the store cannot be asked.
+        """
+        async with self._lock(task):
+            try:
+                record = await self._records.refresh(task)
+            except TaskNotFoundError:
+                self._forget(task)
+                return
+            for alias, serving in self._table.of(task).items():
+                wanted = record.aliases.get(alias)
+                if wanted is None:
+                    self._table.forget(task, alias)
+                elif wanted != serving.state:
+                    await self._catch_up(task, wanted)
+
+    def known(self) -> tuple[TaskName, ...]:
+        """Return the tasks that this replica knows, so has to follow."""
+        return self._records.known()
+
+    def lagging(self) -> frozenset[TaskName]:
+        """Return the tasks that could not follow the store last time."""
+        return self._table.lagging()
+
+    async def _catch_up(self, task: TaskName, wanted: AliasState) -> None:
+        try:
+            await self._prepare(task, wanted.targets)
+        except SoftmuxError as error:
+            self._table.lag(task, wanted.alias, f"serial {wanted.serial} cannot be served here: {error}")
+            log.warning("alias does not follow the store", extra={"task": str(task)}, exc_info=error)
+        else:
+            self._table.switch(task, wanted)
+
+    async def _prepare(self, task: TaskName, targets: tuple[Target, ...]) -> None:
+        for target in targets:
+            await self._records.require(task, target.version)
+            await self._residents.load(task, target.version)
+
+    async def _serve(self, task: TaskName, state: AliasState) -> AliasState:
+        self._table.switch(task, state)
+        await self._reread(task)
+        return state
+
+    async def _reread(self, task: TaskName) -> None:
+        # The change is made and served; the follower reads the record again if this read fails.
+        with suppress(StoreError):
+            await self._records.refresh(task)
+
+    def _forget(self, task: TaskName) -> None:
+        self._table.forget(task)
+        self._records.forget(task)
+
+    def _lock(self, task: TaskName) -> asyncio.Lock:
+        return self._locks.setdefault(task, asyncio.Lock())
+
+
+def _past(history: tuple[AliasState, ...], to_serial: int | None) -> AliasState | None:
+    if to_serial is not None:
+        return next((state for state in history if state.serial == to_serial), None)
+    return history[-2] if len(history) > 1 else None
