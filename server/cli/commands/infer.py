@@ -1,0 +1,80 @@
+"""`softmux infer`: one answer of a task."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prompt_store.errors import InvalidNameError
+from prompt_store.refs import TaskRef
+from server.cli.answers import draw_answer, draw_source
+from server.cli.client import Client
+from server.cli.errors import RefusedError
+from server.cli.options import DEFAULT_URL, Json, Key, Url, parse_pairs
+from server.cli.screen import console, show
+
+if TYPE_CHECKING:
+    from server.cli.client import Event
+
+
+def infer(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="TENANT/NAME, NAME@ALIAS, NAME@sha256:...")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT...", help="One text or several; - is stdin.")
+    ] = None,
+    field: Annotated[list[str] | None, typer.Option(metavar="NAME=TEXT", help="A field of the template.")] = None,
+    param: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="e.g. max_new_tokens=64.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Write the text as it is generated.")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a task and show its answer."""
+    body = {"task_id": _checked(task), "inputs": _inputs(texts or [], field or [])}
+    parameters = parse_pairs(param or [], "--param")
+    with Client(url, key) as client:
+        if stream:
+            _follow(client, body | {"parameters": parameters | {"stream": True}}, as_json)
+        else:
+            answer = client.send("POST", "/v1/infer", body | {"parameters": parameters})
+            show(answer, as_json, draw_answer)
+
+
+def _checked(task: str) -> str:
+    try:
+        TaskRef.parse(task)
+    except InvalidNameError as error:
+        raise typer.BadParameter(str(error), param_hint="TASK") from error
+    return task
+
+
+def _inputs(texts: list[str], fields: list[str]) -> Any:
+    if bool(texts) == bool(fields):
+        raise typer.BadParameter("give a TEXT, or the template's fields with --field NAME=TEXT", param_hint="TEXT")
+    if fields:
+        pairs = (pair.partition("=") for pair in fields)
+        return {name: value for name, _, value in pairs}
+    read = [sys.stdin.read() if text == "-" else text for text in texts]
+    return read[0] if len(read) == 1 else read
+
+
+def _follow(client: Client, body: dict[str, Any], as_json: bool) -> None:
+    for event in client.events("/v1/infer", body):
+        if event.name == "error":
+            raise RefusedError(200, event.data.get("error", event.data))
+        if as_json:
+            sys.stdout.write(_line(event))
+        elif event.name == "token":
+            sys.stdout.write(event.data["text"])
+        elif event.name == "done":
+            sys.stdout.write("\n")
+            console(stderr=True).print(draw_source(event.data))
+        sys.stdout.flush()
+
+
+def _line(event: Event) -> str:
+    import json
+
+    return json.dumps({"event": event.name, "data": event.data}, ensure_ascii=False) + "\n"

@@ -1,0 +1,52 @@
+"""`softmux ls`: the tasks you may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from server.cli.client import Client
+from server.cli.options import DEFAULT_URL, Json, Key, Url
+from server.cli.screen import short, show
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def ls(
+    prefix: Annotated[str, typer.Argument(help="Only names that start so.")] = "",
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """List the tasks with what they serve."""
+    with Client(url, key) as client:
+        tasks = list(_all_tasks(client, prefix))
+    show(tasks, as_json, _draw)
+
+
+def _all_tasks(client: Client, prefix: str) -> Iterator[dict[str, Any]]:
+    params = {"prefix": prefix} if prefix else {}
+    while True:
+        page = client.get("/v1/tasks", params)
+        yield from page["tasks"]
+        if not page.get("cursor"):
+            return
+        params = params | {"cursor": page["cursor"]}
+
+
+def _draw(tasks: list[dict[str, Any]]) -> Table | str:
+    from rich.table import Table
+
+    if not tasks:
+        return "no tasks yet: publish one with `softmux push DIR --task acme/name`"
+    table = Table("task", "kind", "live", "resident", box=None, header_style="bold")
+    for task in tasks:
+        table.add_row(task["task"], task.get("kind"), short(task.get("live_version")), _yes(task.get("resident")))
+    return table
+
+
+def _yes(claim: bool | None) -> str:
+    return "yes" if claim else "no"

@@ -1,0 +1,44 @@
+"""`softmux ls`, `alias`, `rollback`: pages, digests, weights."""
+
+from __future__ import annotations
+
+from cli_stub import V1, V2, Canned, Softmux, Stub
+
+
+class TestTasks:
+    def test_ls_follows_the_pages(self, stub: Stub, softmux: Softmux) -> None:
+        first = {
+            "tasks": [{"task": "acme/a", "kind": "generation", "live_version": V1, "resident": True}],
+            "cursor": "c",
+        }
+        last = {"tasks": [{"task": "acme/b", "kind": None, "live_version": None, "resident": False}], "cursor": None}
+        stub.on("GET /v1/tasks", Canned(200, first))
+        stub.on("GET /v1/tasks?cursor=c", Canned(200, last))
+
+        assert [task["task"] for task in softmux("ls", "--json").json] == ["acme/a", "acme/b"]
+        assert "a1a1a1a1a1a1" in softmux("ls").out
+
+    def test_alias_completes_digests_and_sends_weights(self, stub: Stub, softmux: Softmux) -> None:
+        stub.on("GET /v1/tasks/t", Canned(200, {"versions": [{"version": V1}, {"version": V2}]}))
+        targets = [{"version": V1, "weight": 90}, {"version": V2, "weight": 10}]
+        stub.on("PUT /v1/tasks/t/aliases/live", Canned(200, {"alias": "live", "targets": targets, "serial": 3}))
+
+        ended = softmux("alias", "t", "live=a1a1a1a1:90", f"live={V2}:10", "--if-serial", "2")
+
+        assert stub.asked[-1].json == {"targets": targets, "if_serial": 2}
+        assert "t@live -> a1a1a1a1a1a1:90, b2b2b2b2b2b2:10 (serial 3)" in ended.out
+
+    def test_alias_of_an_unknown_digest_names_those_there_are(self, stub: Stub, softmux: Softmux) -> None:
+        stub.on("GET /v1/tasks/t", Canned(200, {"versions": [{"version": V1}]}))
+
+        ended = softmux("alias", "t", "live=ffffffff")
+
+        assert ended.code == 2
+        assert "a1a1a1a1a1a1" in ended.err
+
+    def test_rollback(self, stub: Stub, softmux: Softmux) -> None:
+        state = {"alias": "live", "targets": [{"version": V1, "weight": 100}], "serial": 4}
+        stub.on("POST /v1/tasks/t/rollback", Canned(200, state))
+
+        assert "t@live -> a1a1a1a1a1a1 (serial 4)" in softmux("rollback", "t").out
+        assert stub.asked[0].json == {"alias": "live"}
