@@ -1,1 +1,42 @@
-"""Checkpoints that other people's training code wrote, one module a family."""
+"""Checkpoints of other people's training code, and what becomes of them: one artifact, baked once.
+
+One family, one module: it states its tensors, its math and its source. `recognise` picks one, never by guessing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prompt_store.artifact import Artifact
+from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.formats.assemble import Sources, assemble
+from prompt_store.formats.checkpoint import Checkpoint, read_config
+from prompt_store.formats.family import Parts
+from prompt_store.formats.recognise import recognise
+from prompt_store.manifest import PublisherManifest
+
+__all__ = ["Checkpoint", "Converted", "convert", "read_config"]
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """An artifact, the family it came from, and what its user should know."""
+
+    artifact: Artifact
+    format: str
+    checks: tuple[str, ...]
+
+
+def convert(
+    checkpoint: Checkpoint, publisher: PublisherManifest, spec: BackboneSpec, base: Artifact | None = None
+) -> Converted:
+    """Recognise a checkpoint and turn it into an artifact; parts it does not bring are those of `base`.
+
+    Whether the artifact fits the backbone is for `validate`. Raises CheckpointError and ManifestError, with every reason.
+    """
+    family = recognise(checkpoint)
+    parts = family.convert(checkpoint, publisher, spec)
+    if parts.manifest is not None:  # a whole artifact: nothing is missing, so it stands in the place of a base
+        base, parts = Artifact(parts.manifest, parts.tensors), Parts()
+    artifact, checks = assemble(Sources(parts, publisher, spec, base))
+    return Converted(artifact, family.name, checks)

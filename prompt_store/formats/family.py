@@ -1,0 +1,53 @@
+"""The seam between recognition and one family of checkpoints: what a family must say and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.errors import CheckpointError
+from prompt_store.formats.checkpoint import Checkpoint
+from prompt_store.manifest import HeadKind, Manifest, Method, PublisherManifest
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a checkpoint held, baked and under canonical names.
+
+    `method` is None when it brought no soft prompt. `kinds` are the kinds of task it can be, best first; empty when
+    the file does not say. `manifest` is set only by a file that carries a whole one.
+    """
+
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    method: Method | None = None
+    num_virtual_tokens: int = 0
+    kinds: tuple[HeadKind, ...] = ()
+    labels: tuple[str, ...] | None = None
+    manifest: Manifest | None = None
+    checks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One family of checkpoints.
+
+    `claim` returns the evidence by which it knows a checkpoint as its own, or None; families must claim disjoint
+    checkpoints, since two claims are refused as ambiguous. `needs` tells a publisher what would be recognised.
+    """
+
+    name: str
+    needs: str
+    claim: Callable[[Checkpoint], str | None]
+    convert: Callable[[Checkpoint, PublisherManifest, BackboneSpec], Parts]
+
+
+def not_taken(name: str, claim: Callable[[Checkpoint], str | None], reason: str) -> Family:
+    """Return a family that is recognised only to be refused by name."""
+
+    def refuse(checkpoint: Checkpoint, publisher: PublisherManifest, spec: BackboneSpec) -> Parts:
+        raise CheckpointError(f"{name} checkpoint: {reason} ({claim(checkpoint)}; {checkpoint.describe()})")
+
+    return Family(name, needs="", claim=claim, convert=refuse)

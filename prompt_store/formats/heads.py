@@ -1,0 +1,128 @@
+"""From trained head tensors to the manifest's head: its path, its form, and which hidden state goes in.
+
+Rules are those of the `*ForSequenceClassification` and `*ForTokenClassification` classes of transformers 5; a model
+type that is in no table is refused unless the publisher says where its head reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.formats.checkpoint import Reasons
+from prompt_store.manifest import HeadKind, HeadModule
+
+Reads = Literal["pooler", "first", "last", "tokens"]
+Pool = Literal["pooler", "first", "last"]
+
+_POOLED = frozenset({"bert", "albert", "ernie", "megatron-bert", "rembert"})  # one Linear over the pooler's output
+_DENSE_ACTIVATION: dict[str, Literal["tanh", "gelu"]] = {  # dense, activation, out_proj over the first position
+    "roberta": "tanh",
+    "xlm-roberta": "tanh",
+    "xlm-roberta-xl": "tanh",
+    "roberta-prelayernorm": "tanh",
+    "camembert": "tanh",
+    "data2vec-text": "tanh",
+    "mpnet": "tanh",
+    "electra": "gelu",
+}
+_PLAIN_TOKENS = _POOLED | _DENSE_ACTIVATION.keys() | {"distilbert", "deberta", "deberta-v2"}
+
+
+@dataclass(frozen=True, slots=True)
+class HeadTensors:
+    """The trained head, by names below `head.`, and whether a pooler came with it."""
+
+    tensors: Mapping[str, torch.Tensor]
+    has_pooler: bool
+
+    def describe(self) -> str:
+        """Name the tensors for a message."""
+        return ", ".join(f"{name[:80]} {list(t.shape)}" for name, t in sorted(self.tensors.items())[:8])
+
+
+def head_module(head: HeadTensors, kind: HeadKind, pool: Pool | None, spec: BackboneSpec) -> HeadModule:
+    """Return where this head stands and what it reads. Raises CheckpointError with every reason."""
+    reasons = Reasons()
+    path, form = _place(head, reasons)
+    reads = _reads(form, kind, pool, spec, reasons)
+    activation = _DENSE_ACTIVATION.get(spec.model_type) if form == "dense-linear" else None
+    if form == "dense-linear":
+        reasons.expect(
+            activation is not None,
+            f"the activation between {path}.dense and {path}.out_proj is not known for model type {spec.model_type!r}; "
+            f"known are {', '.join(_DENSE_ACTIVATION)}",
+        )
+    if reads == "pooler":
+        reasons.expect(
+            spec.has_pooler or head.has_pooler,
+            f"head {path!r} reads the pooler, which is neither in backbone {spec.name} nor in the file: "
+            "train again with the pooler in modules_to_save, or say pool in the manifest",
+        )
+    reasons.check()
+    return HeadModule(path=path, form=form, activation=activation, reads=reads)
+
+
+def num_labels(head: HeadModule, tensors: Mapping[str, torch.Tensor]) -> int:
+    """Return how many scores the head gives: the rows of its last layer's weight."""
+    last = f"{head.path}.out_proj.weight" if head.form == "dense-linear" else f"{head.path}.weight"
+    return int(tensors[last].shape[0])
+
+
+def _place(head: HeadTensors, reasons: Reasons) -> tuple[str, Literal["linear", "dense-linear"]]:
+    weights = {
+        name.removesuffix(".weight") for name, t in head.tensors.items() if name.endswith(".weight") and t.ndim == 2
+    }
+    outer = {path.removesuffix(".out_proj") for path in weights if path.endswith(".out_proj")}
+    for path in outer:
+        if _accounts_for(head, (f"{path}.dense", f"{path}.out_proj"), weights):
+            return path, "dense-linear"
+    for path in weights:
+        if _accounts_for(head, (path,), weights):
+            return path, "linear"
+    reasons.add(
+        f"the head is {head.describe()}; expected one Linear (<path>.weight, .bias), "
+        "or <path>.dense and <path>.out_proj"
+    )
+    return "", "linear"
+
+
+def _accounts_for(head: HeadTensors, layers: tuple[str, ...], weights: set[str]) -> bool:
+    """Whether the head is exactly these Linear layers: a layer too many would be left out in silence."""
+    if weights != set(layers):
+        return False
+    allowed = {f"{layer}.{param}" for layer in layers for param in ("weight", "bias")}
+    return head.tensors.keys() <= allowed and all(
+        t.ndim == 1 for name, t in head.tensors.items() if name.endswith(".bias")
+    )
+
+
+def _reads(
+    form: Literal["linear", "dense-linear"], kind: HeadKind, pool: Pool | None, spec: BackboneSpec, reasons: Reasons
+) -> Reads:
+    if kind is HeadKind.TOKEN_CLASSIFICATION:
+        reasons.expect(
+            pool is None, f"pool {pool!r} is for sequence classification; a token classifier reads every token"
+        )
+        reasons.expect(
+            spec.is_causal or spec.model_type in _PLAIN_TOKENS,
+            f"token classifiers of model type {spec.model_type!r} have layers before the head that no adapter saves",
+        )
+        reasons.expect(form == "linear", "a token classifier is one Linear; the file has dense and out_proj")
+        return "tokens"
+    if pool is not None:
+        return pool
+    if spec.is_causal:
+        return "last"
+    if form == "dense-linear":
+        return "first"
+    reasons.expect(
+        spec.model_type in _POOLED,
+        f"where a single-layer head reads is not known for model type {spec.model_type!r}: say pool in the manifest, "
+        "and bring every module that stands before the head",
+    )
+    return "pooler"

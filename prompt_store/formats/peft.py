@@ -1,0 +1,172 @@
+"""HuggingFace PEFT directories: `adapter_config.json` and `adapter_model.safetensors`, already baked.
+
+Tensors: `prompt_embeddings` `[n, E]` (PROMPT_TUNING, P_TUNING) or `[n, layers * 2 * token_dim]` (PREFIX_TUNING);
+MULTITASK_PROMPT_TUNING adds `prefix_task_cols [tasks, n, ranks]` and `prefix_task_rows [tasks, ranks, E]`;
+`base_model.<path>.<param>` for trained heads. The config still names the
+encoder, which was applied when the file was saved.
+Source: huggingface/peft, `peft_model.py` (get_prompt) and `utils/save_and_load.py`, 0.21.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from prompt_store.artifact import EMBEDS, KV_KEY, KV_VALUE
+from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.errors import CheckpointError
+from prompt_store.formats.checkpoint import Checkpoint, Reasons
+from prompt_store.formats.family import Family, Parts
+from prompt_store.formats.peft_config import PeftFields, read_fields
+from prompt_store.formats.peft_modules import saved_modules
+from prompt_store.manifest import Method, PublisherManifest
+
+_PROMPT = "prompt_embeddings"
+_TASK_COLS = "prefix_task_cols"
+_TASK_ROWS = "prefix_task_rows"
+
+_Baked = dict[str, torch.Tensor]
+_Bake = Callable[[Mapping[str, torch.Tensor], PeftFields, "_Context"], _Baked]
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What baking may look at besides the file, and where it reports."""
+
+    publisher: PublisherManifest
+    reasons: Reasons
+
+
+def claim(checkpoint: Checkpoint) -> str | None:
+    """Return the evidence: a config that names a `peft_type`."""
+    if checkpoint.config is None or "peft_type" not in checkpoint.config:
+        return None
+    return f"config field peft_type: {str(checkpoint.config['peft_type'])[:80]}"
+
+
+def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: BackboneSpec) -> Parts:
+    """Lay out the prompt and collect the trained modules. Raises CheckpointError with every reason."""
+    context = _Context(publisher, Reasons())
+    reasons = context.reasons
+    config: Mapping[str, Any] = checkpoint.config or {}
+    fields = read_fields(config, spec, reasons)
+    _expect_task_id(publisher, fields, reasons)
+    modules = saved_modules(
+        {name: t for name, t in checkpoint.tensors.items() if name not in {_PROMPT, _TASK_COLS, _TASK_ROWS}}, reasons
+    )
+    reasons.expect(_PROMPT in checkpoint.tensors, f"no tensor {_PROMPT!r}; {checkpoint.describe()}")
+    prompt: _Baked = {}
+    if fields is not None and _PROMPT in checkpoint.tensors:
+        prompt = _BAKE[fields.method](checkpoint.tensors, fields, context)
+    reasons.check()
+    if fields is None:
+        raise CheckpointError("the config could not be read")
+    return Parts(
+        {**prompt, **modules}, fields.method, fields.num_virtual_tokens, fields.kinds, checks=_remarks(fields, spec)
+    )
+
+
+def _bake_plain(tensors: Mapping[str, torch.Tensor], fields: PeftFields, context: _Context) -> _Baked:
+    """PROMPT_TUNING and P_TUNING: the rows themselves."""
+    if not _is_matrix(tensors[_PROMPT], fields, context.reasons):
+        return {}
+    return {EMBEDS: tensors[_PROMPT].detach()}
+
+
+def _bake_prefix(tensors: Mapping[str, torch.Tensor], fields: PeftFields, context: _Context) -> _Baked:
+    """PREFIX_TUNING: e = view(n, 2L, h, d).permute(1, 2, 0, 3); layer i has K = e[2i], V = e[2i + 1]."""
+    prompt = tensors[_PROMPT]
+    if not _is_matrix(prompt, fields, context.reasons):
+        return {}
+    heads, layers = fields.num_attention_heads, fields.num_layers
+    fits = context.reasons.expect(
+        fields.token_dim % heads == 0,
+        f"token_dim {fields.token_dim} does not divide into num_attention_heads {heads}",
+    )
+    fits &= context.reasons.expect(
+        prompt.shape[1] == layers * 2 * fields.token_dim,
+        f"{_PROMPT} is {prompt.shape[1]} wide; num_layers {layers} x 2 x token_dim {fields.token_dim} "
+        f"needs {layers * 2 * fields.token_dim}",
+    )
+    if not fits:
+        return {}
+    pairs = prompt.detach().view(fields.num_virtual_tokens, 2 * layers, heads, fields.token_dim // heads)
+    pairs = pairs.permute(1, 2, 0, 3)  # [2L, h, n, d]
+    return {KV_KEY: pairs[0::2].contiguous(), KV_VALUE: pairs[1::2].contiguous()}
+
+
+def _bake_multitask(tensors: Mapping[str, torch.Tensor], fields: PeftFields, context: _Context) -> _Baked:
+    """MULTITASK_PROMPT_TUNING of task t: prompt * (cols[t] @ rows[t]).
+
+    In float32: forming the product in bfloat16 moves logits by 0.12 on a scale of 6. Wang et al. 2023, section 3.
+    """
+    if not _is_matrix(tensors[_PROMPT], fields, context.reasons) or not _are_factors(tensors, context.reasons):
+        return {}
+    cols, rows = tensors[_TASK_COLS], tensors[_TASK_ROWS]
+    task = context.publisher.prompt_task_id
+    num_tasks = cols.shape[0]
+    if task is None and num_tasks == 1:
+        task = 0
+    if task is None:
+        context.reasons.add(
+            f"the file holds {num_tasks} tasks; say which in the manifest: prompt_task_id, 0 to {num_tasks - 1}"
+        )
+        return {}
+    if not context.reasons.expect(
+        task < num_tasks, f"prompt_task_id is {task}; the file holds tasks 0 to {num_tasks - 1}"
+    ):
+        return {}
+    return {EMBEDS: tensors[_PROMPT].detach().float() * (cols[task].detach().float() @ rows[task].detach().float())}
+
+
+_BAKE: dict[Method, _Bake] = {
+    Method.PROMPT_TUNING: _bake_plain,
+    Method.P_TUNING: _bake_plain,
+    Method.PREFIX_TUNING: _bake_prefix,
+    Method.MULTITASK_PROMPT_TUNING: _bake_multitask,
+}
+
+
+def _is_matrix(prompt: torch.Tensor, fields: PeftFields, reasons: Reasons) -> bool:
+    shape = list(prompt.shape)
+    if not reasons.expect(len(shape) == 2 and 0 not in shape, f"{_PROMPT} has shape {shape}; expected two sizes"):
+        return False
+    reasons.expect(prompt.is_floating_point(), f"{_PROMPT} holds {prompt.dtype}; expected floating point")
+    n = fields.num_virtual_tokens
+    return reasons.expect(shape[0] == n, f"{_PROMPT} has {shape[0]} rows; num_virtual_tokens in the config is {n}")
+
+
+def _are_factors(tensors: Mapping[str, torch.Tensor], reasons: Reasons) -> bool:
+    missing = [name for name in (_TASK_COLS, _TASK_ROWS) if name not in tensors]
+    if not reasons.expect(not missing, f"multitask prompt tuning also needs {' and '.join(missing)}"):
+        return False
+    rows, width = tensors[_PROMPT].shape
+    cols_shape, rows_shape = list(tensors[_TASK_COLS].shape), list(tensors[_TASK_ROWS].shape)
+    fits = len(cols_shape) == len(rows_shape) == 3 and 0 not in cols_shape and 0 not in rows_shape
+    fits = fits and rows_shape == [cols_shape[0], cols_shape[2], width] and cols_shape[1] == rows
+    return reasons.expect(
+        fits,
+        f"{_TASK_COLS} {cols_shape} and {_TASK_ROWS} {rows_shape} do not multiply to a prompt of {[rows, width]}; "
+        "expected [tasks, n, ranks] and [tasks, ranks, width]",
+    )
+
+
+def _expect_task_id(publisher: PublisherManifest, fields: PeftFields | None, reasons: Reasons) -> None:
+    if fields is not None and fields.method is not Method.MULTITASK_PROMPT_TUNING:
+        reasons.expect(
+            publisher.prompt_task_id is None,
+            f"prompt_task_id {publisher.prompt_task_id} is for multitask prompts; the file's method is {fields.method}",
+        )
+
+
+def _remarks(fields: PeftFields, spec: BackboneSpec) -> tuple[str, ...]:
+    if fields.method is not Method.PREFIX_TUNING and spec.model_type in {"gemma", "gemma2"}:
+        # Older transformers multiplied embeddings inside the model; the file does not say which it was trained with.
+        return ("embedding scale unverified: Gemma prompts trained before transformers 5 need x sqrt(hidden_size)",)
+    return ()
+
+
+FAMILY = Family("peft", "PEFT: an adapter_config.json with a soft-prompt peft_type, sent as `config`", claim, convert)

@@ -1,0 +1,83 @@
+"""Families that are recognised but not taken, so that the refusal can say what the file is.
+
+Sources: the tensors each training repository writes. A family leaves this list when it gets a module of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prompt_store.formats.checkpoint import Checkpoint
+from prompt_store.formats.family import Family, not_taken
+
+_LATER = "this family is not taken yet; convert it to `embeds`, or `kv.key` and `kv.value`, and send those"
+
+
+def _starts(*prefixes: str) -> Callable[[Checkpoint], str | None]:
+    def claim(checkpoint: Checkpoint) -> str | None:
+        found = next((name for name in sorted(checkpoint.tensors) if name.startswith(prefixes)), None)
+        return found and f"tensor {found[:80]!r}"
+
+    return claim
+
+
+def _contains(*pieces: str, unless: tuple[str, ...] = ()) -> Callable[[Checkpoint], str | None]:
+    def claim(checkpoint: Checkpoint) -> str | None:
+        names = sorted(checkpoint.tensors)
+        if any(piece in name for piece in unless for name in names):
+            return None
+        found = next((name for name in names if any(piece in name for piece in pieces)), None)
+        return found and f"tensor {found[:80]!r}"
+
+    return claim
+
+
+def _claims_ptuning_v1(checkpoint: Checkpoint) -> str | None:
+    names = checkpoint.tensors.keys()
+    has_encoder = any(name.removeprefix("embedding.").startswith(("lstm_head.", "mlp_head.")) for name in names)
+    has_table = bool(names & {"embedding.weight", "embedding.embedding.weight"})
+    return "tensors 'embedding.weight' and 'lstm_head' or 'mlp_head'" if has_encoder and has_table else None
+
+
+def _claims_few_shot(checkpoint: Checkpoint) -> str | None:
+    names = checkpoint.tensors.keys()
+    return "tensor 'prompt_embeddings.weight'" if "prompt_embeddings.weight" in names else None
+
+
+def _claims_peft_alone(checkpoint: Checkpoint) -> str | None:
+    has_type = checkpoint.config is not None and "peft_type" in checkpoint.config
+    return "tensor 'prompt_embeddings'" if "prompt_embeddings" in checkpoint.tensors and not has_type else None
+
+
+def _claims_lora(checkpoint: Checkpoint) -> str | None:
+    if checkpoint.config is not None and "peft_type" in checkpoint.config:
+        return None  # PEFT refuses it, by its type
+    return _contains("lora_A", "lora_B", "lora_embedding_A")(checkpoint)
+
+
+NOT_TAKEN: tuple[Family, ...] = (
+    not_taken("nemo", _contains("prompt_table"), _LATER),
+    not_taken("ptuning-few-shot", _claims_few_shot, "its training also changed the backbone; " + _LATER),
+    not_taken("chatglm", _starts("transformer.prefix_encoder."), _LATER),
+    not_taken("ptuning-v2", _starts("prefix_encoder."), _LATER),
+    not_taken(
+        "prefix-tuning-original", _contains("control_trans", unless=("decoder_control_trans", "prompt_model.")), _LATER
+    ),
+    not_taken(
+        "openprompt",
+        _contains(
+            "prompt_model.", "soft_embeds", "soft_embedding.weight", "new_embedding.weight", "decoder_control_trans"
+        ),
+        _LATER,
+    ),
+    not_taken("ptuning-v1", _claims_ptuning_v1, _LATER),
+    not_taken("t5x", _starts("encoder.prompt.", "decoder.prompt."), _LATER),
+    not_taken(
+        "peft-without-config",
+        _claims_peft_alone,
+        "`prompt_embeddings` alone does not say its method; send its adapter_config.json as `config`",
+    ),
+    not_taken(
+        "lora", _claims_lora, "it changes the backbone's layers; softmux serves soft prompts on a frozen backbone"
+    ),
+)
