@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from server.cli.client import Client
 from server.cli.errors import CliError
+from server.cli.screen import console
 
 POLL_S = 0.2
 
@@ -32,10 +33,11 @@ class Guide:
         self._stopped.set()
 
     def _run(self) -> None:
-        while not self._is_ready():
-            if self._stopped.wait(POLL_S):
-                return
         try:
+            with console(stderr=True).status("load the backbone"):
+                while not self._is_ready():
+                    if self._stopped.wait(POLL_S):
+                        return
             self._work()
         except CliError as error:
             self.error = error

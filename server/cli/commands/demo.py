@@ -45,7 +45,7 @@ def demo(
         guide.stop()
     if guide.error:
         raise guide.error
-    console(stderr=True).print("stopped")
+    console(stderr=True).print("stopped; what was published is kept in", str(folder), markup=False)
 
 
 def _prepare(backbone: Backbone, cache: Path) -> Path:
@@ -62,7 +62,14 @@ def _prepare(backbone: Backbone, cache: Path) -> Path:
 
 
 def _welcome(backbone: Backbone, url: str) -> None:
+    from server.demo.client import DemoError
     from server.demo.publish import curls, publish
 
-    publish(backbone, url)
-    console().print(curls(backbone, url), markup=False, soft_wrap=True)
+    try:
+        tasks = publish(backbone, url)
+    except (DemoError, OSError) as error:
+        raise StartError(f"the demo's prompts could not be published: {error}") from error
+    screen = console()
+    screen.print(f"\n{backbone} serves {', '.join(tasks)} at {url}. Paste into another terminal:\n", markup=False)
+    screen.print(curls(backbone, url), markup=False, soft_wrap=True)
+    screen.print(f"\nEvery route: {url}/docs. Ctrl-C stops the server.", markup=False)

@@ -42,11 +42,9 @@ def _draw(tasks: list[dict[str, Any]]) -> Table | str:
 
     if not tasks:
         return "no tasks yet: publish one with `softmux push DIR --task acme/name`"
-    table = Table("task", "kind", "live", "resident", box=None, header_style="bold")
+    table = Table("task", "kind", "live", "versions", "resident", "requests/s", box=None, header_style="bold")
     for task in tasks:
-        table.add_row(task["task"], task.get("kind"), short(task.get("live_version")), _yes(task.get("resident")))
+        live, resident = short(task["live_version"]), "yes" if task["resident"] else "no"
+        rate = f"{task['requests_per_s']:.1f}"
+        table.add_row(task["task"], task["kind"], live, str(task["num_versions"]), resident, rate)
     return table
-
-
-def _yes(claim: bool | None) -> str:
-    return "yes" if claim else "no"

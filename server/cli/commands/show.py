@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from server.cli.screen import show as put
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
 
 def show(task: Task, url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> None:
@@ -27,21 +29,30 @@ def _draw(record: dict[str, Any]) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    notes = [
-        Text(f"  {short(version['version'])}: {check}", style="yellow")
-        for version in record["versions"]
-        for check in version.get("checks") or ()
-    ]
-    return Group(Text(record["task"], style="bold"), _aliases(record), Text(), _versions(record), *notes)
+    return Group(Text(record["task"], style="bold"), _aliases(record), Text(), _versions(record), *_notes(record))
+
+
+def _notes(record: dict[str, Any]) -> Iterator[Text]:
+    from rich.text import Text
+
+    for version in record["versions"]:
+        for note in [
+            *version["checks"],
+            *([f"quarantined: {version['quarantined']}"] if version["quarantined"] else ()),
+        ]:
+            yield Text(f"  {short(version['version'])}: {note}", style="yellow")
+    for state in record["aliases"]:
+        if state["serving_reason"]:
+            yield Text(f"  {state['alias']}: {state['serving_reason']}", style="yellow")
 
 
 def _aliases(record: dict[str, Any]) -> Table:
     from rich.table import Table
 
-    table = Table("alias", "version", "serial", "moved", box=None, header_style="bold")
+    table = Table("alias", "version", "serving here", "serial", "moved", box=None, header_style="bold")
     for state in record["aliases"]:
-        serial, moved = str(state["serial"]), _when(state.get("moved_at"))
-        table.add_row(state["alias"], describe_targets(state["targets"]), serial, moved)
+        wanted, serving = describe_targets(state["targets"]), short(state["serving_version"])
+        table.add_row(state["alias"], wanted, serving, str(state["serial"]), _when(state["moved_at"]))
     return table
 
 
@@ -50,14 +61,12 @@ def _versions(record: dict[str, Any]) -> Table:
 
     table = Table("version", "method", "kind", "virtual tokens", "size", "published", box=None, header_style="bold")
     for version in record["versions"]:
-        style = "red" if version.get("quarantined") else None
+        style = "red" if version["quarantined"] else None
         tokens, weight = str(version["num_virtual_tokens"]), size(version["size_bytes"])
-        when = _when(version.get("created_at"))
+        when = _when(version["created_at"])
         table.add_row(short(version["version"]), version["method"], version["kind"], tokens, weight, when, style=style)
     return table
 
 
-def _when(moment: float | str | None) -> str:
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment).timestamp()
-    return "-" if moment is None else datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M:%S")
+def _when(moment: str) -> str:
+    return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -7,16 +7,41 @@ from cli_stub import V1, V2, Canned, Softmux, Stub
 
 class TestTasks:
     def test_ls_follows_the_pages(self, stub: Stub, softmux: Softmux) -> None:
-        first = {
-            "tasks": [{"task": "acme/a", "kind": "generation", "live_version": V1, "resident": True}],
-            "cursor": "c",
-        }
-        last = {"tasks": [{"task": "acme/b", "kind": None, "live_version": None, "resident": False}], "cursor": None}
+        rest = {"kind": "generation", "live_version": V1, "resident": True, "requests_per_s": 1.5, "num_versions": 2}
+        first = {"tasks": [{"task": "acme/a"} | rest], "cursor": "c"}
+        last = {"tasks": [{"task": "acme/b"} | rest | {"kind": None, "live_version": None}], "cursor": None}
         stub.on("GET /v1/tasks", Canned(200, first))
         stub.on("GET /v1/tasks?cursor=c", Canned(200, last))
 
         assert [task["task"] for task in softmux("ls", "--json").json] == ["acme/a", "acme/b"]
         assert "a1a1a1a1a1a1" in softmux("ls").out
+
+    def test_show_draws_versions_aliases_and_what_to_know(self, stub: Stub, softmux: Softmux) -> None:
+        alias = {
+            "alias": "live",
+            "version": V2,
+            "targets": [{"version": V2, "weight": 100}],
+            "serial": 3,
+            "moved_at": "2026-01-02T03:04:05+00:00",
+            "serving_version": V1,
+            "serving_reason": "this replica has not followed the last move yet",
+        }
+        version = {
+            "version": V1,
+            "method": "prefix-tuning",
+            "kind": "generation",
+            "num_virtual_tokens": 16,
+            "size_bytes": 2 << 20,
+            "created_at": "2026-01-02T03:04:05+00:00",
+            "checks": ["weights unverified"],
+            "quarantined": "three strikes",
+        }
+        stub.on("GET /v1/tasks/t", Canned(200, {"task": "default/t", "versions": [version], "aliases": [alias]}))
+
+        out = softmux("show", "t").out
+
+        for told in ("prefix-tuning", "2.0 MiB", "b2b2b2b2b2b2", "three strikes", "not followed", "weights unverified"):
+            assert told in out
 
     def test_alias_completes_digests_and_sends_weights(self, stub: Stub, softmux: Softmux) -> None:
         stub.on("GET /v1/tasks/t", Canned(200, {"versions": [{"version": V1}, {"version": V2}]}))
