@@ -1,0 +1,70 @@
+"""How one task turns fields into a row: the part of the manifest that filling needs. Knows no tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from prompt_store.backbone_spec import PromptPlace
+from prompt_store.manifest import Manifest
+from prompt_store.template import Field, Template, parse_template
+
+
+@dataclass(frozen=True, slots=True)
+class FillRules:
+    """A parsed template with what goes along. `max_length` counts text and special tokens, never virtual ones."""
+
+    template: Template
+    num_virtual_tokens: int = 0
+    place: PromptPlace | None = None
+    max_length: int | None = None
+    truncate: str | None = None  # None: the only field, if it stands in the template once
+    truncation_side: Literal["right", "left"] = "right"
+    tokenize: Literal["whole", "pieces"] = "whole"
+    vocab_size: int | None = None  # of the backbone; None: the tokenizer's
+
+    @classmethod
+    def of(
+        cls,
+        manifest: Manifest,
+        place: PromptPlace | None,
+        vocab_size: int | None = None,
+        max_text_tokens: int | None = None,
+    ) -> Self:
+        """Take the rules out of a manifest. Raises ManifestError.
+
+        `max_text_tokens`: what the backbone has room for; the limit of a task that truncates but names no max_length.
+        """
+        default = max_text_tokens if manifest.truncate is not None else None
+        return cls(
+            template=parse_template(manifest.template),
+            num_virtual_tokens=manifest.num_virtual_tokens,
+            place=place,
+            max_length=manifest.max_length if manifest.max_length is not None else default,
+            truncate=manifest.truncate,
+            truncation_side=manifest.truncation_side,
+            tokenize=manifest.tokenize,
+            vocab_size=vocab_size,
+        )
+
+    @property
+    def truncated_field(self) -> str | None:
+        """The field that is cut when the row is too long."""
+        if self.truncate is not None:
+            return self.truncate
+        names = self._field_names()
+        return names[0] if len(names) == 1 else None
+
+    def faults(self) -> tuple[str, ...]:
+        """Say what contradicts the template."""
+        faults = list(self.template.soft_faults(self.num_virtual_tokens, self.place))
+        if self.truncate is not None and (places := self._field_names().count(self.truncate)) != 1:
+            fields = ", ".join(f"{{{name}}}" for name in self.template.fields)
+            found = "is no field" if places == 0 else f"stands {places} times"
+            faults.append(
+                f"truncate is {self.truncate!r}, which {found} in the template; name one of {fields} that stands once"
+            )
+        return tuple(faults)
+
+    def _field_names(self) -> list[str]:
+        return [part.name for part in self.template.parts if isinstance(part, Field)]
