@@ -35,7 +35,7 @@ class Picks:
 class RowSampler:
     """The sampling state of one row: its parameters, its random numbers, the tokens that its penalties count."""
 
-    __slots__ = ("counts", "params", "uniform")
+    __slots__ = ("_number", "_uniform", "counts", "params")
 
     def __init__(
         self,
@@ -50,12 +50,26 @@ class RowSampler:
         """
         self.params = params
         # A string seeds by all its bits; Random(-1) would equal Random(1).
-        self.uniform = uniform or random.Random(None if params.seed is None else str(params.seed)).random
+        self._uniform = uniform or random.Random(None if params.seed is None else str(params.seed)).random
+        self._number: float | None = None
         self.counts: TokenCounts | None = None
         if has_penalty(params):
             # Embeddings may be padded beyond the logits; such a token can never be written.
             seen = (token_id for token_id in text_ids if token_id < vocab_size)
             self.counts = TokenCounts(seen if params.repetition_penalty != 1.0 else ())
+
+    @property
+    def number(self) -> float:
+        """The random number of the row's next token; the same until a token is accepted."""
+        if self._number is None:
+            self._number = self._uniform()
+        return self._number
+
+    def accept(self, token_id: int) -> None:
+        """Count a token that the row has written, and move on to the next random number."""
+        self._number = None
+        if self.counts is not None:
+            self.counts.add(token_id)
 
     @property
     def is_random(self) -> bool:
@@ -75,9 +89,10 @@ def finite_rows(logits: torch.Tensor) -> torch.Tensor:
 
 
 def sample(logits: torch.Tensor, samplers: Sequence[RowSampler]) -> Picks:
-    """Pick one token for every row of `logits` [rows, vocab] (float32, left as it was), and count it in its sampler.
+    """Pick one token for every row of `logits` [rows, vocab] (float32).
 
-    Rows that are all greedy, without penalties, cost one argmax. Never raises for what the logits hold.
+    Logits and samplers are left as they were, so a step that failed can be tried again: call `accept` with the token
+    that a row keeps. Rows that are all greedy, without penalties, cost one argmax. No logits make it raise.
     """
     finite = finite_rows(logits)
     scores = _penalised(logits, samplers)
@@ -86,9 +101,6 @@ def sample(logits: torch.Tensor, samplers: Sequence[RowSampler]) -> Picks:
     if drawn:
         ids[drawn] = _draw(scores[drawn], [samplers[row] for row in drawn])
     picked, is_finite = torch.stack([ids, finite.long()]).tolist()
-    for sampler, token_id, is_good in zip(samplers, picked, is_finite, strict=True):
-        if sampler.counts is not None and is_good:
-            sampler.counts.add(token_id)
     logprobs, top_logprobs = _logprobs(logits, samplers, ids)
     return Picks(
         tuple(token_id if good else None for token_id, good in zip(picked, is_finite, strict=True)),
@@ -107,12 +119,15 @@ def _penalised(logits: torch.Tensor, samplers: Sequence[RowSampler]) -> torch.Te
 
 
 def _draw(scores: torch.Tensor, samplers: Sequence[RowSampler]) -> torch.Tensor:
-    """Draw one token per row of `scores` [rows, vocab]. Which path a row takes depends on itself alone."""
+    """Draw one token per row of `scores` [rows, vocab], which is used up.
+
+    Which path a row takes depends on itself alone, so its tokens do not depend on its batch.
+    """
     device = scores.device
     temperature = torch.tensor([s.params.temperature for s in samplers], device=device)
     # The maximum goes first, so no temperature, however small, overflows: the best token's weight is always 1.
-    scaled = (scores - scores.amax(-1, keepdim=True)) / temperature[:, None]
-    uniform = torch.tensor([s.uniform() for s in samplers], dtype=torch.float64, device=device)
+    scaled = scores.sub_(scores.amax(-1, keepdim=True)).div_(temperature[:, None])
+    uniform = torch.tensor([s.number for s in samplers], dtype=torch.float64, device=device)
     ids = torch.empty(len(samplers), dtype=torch.int64, device=device)
     plain = [row for row, sampler in enumerate(samplers) if not sampler.is_filtered]
     if plain:

@@ -15,8 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from server.engine import sampling
-from server.engine.sampling import RowSampler, finite_rows, sample
+from server.engine.sampling import Picks, RowSampler, finite_rows, sample
 from server.engine.types import SamplingParams
 
 VOCAB = 61
@@ -26,6 +25,15 @@ POISONS = [float("nan"), float("inf"), float("-inf")]
 
 def seeded_logits(rows: int, vocab: int = VOCAB, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def write(logits: torch.Tensor, samplers: list[RowSampler]) -> Picks:
+    """Sample one step and let every row keep its token."""
+    picks = sample(logits, samplers)
+    for sampler, token_id in zip(samplers, picks.ids, strict=True):
+        if token_id is not None:
+            sampler.accept(token_id)
+    return picks
 
 
 def reference(params: SamplingParams, logits: torch.Tensor, text: tuple[int, ...]) -> torch.Tensor:
@@ -133,9 +141,9 @@ def test_penalties_follow_what_the_row_wrote() -> None:
     presence = RowSampler(SamplingParams(presence_penalty=0.5), (1, 2), 6)
     frequency = RowSampler(SamplingParams(frequency_penalty=0.04), (1, 2), 6)
     repetition = RowSampler(SamplingParams(repetition_penalty=4.0), (0, 1), 6)
-    assert [sample(logits, [presence]).ids[0] for _ in range(4)] == [0, 1, 0, 0]
-    assert [sample(logits, [frequency]).ids[0] for _ in range(6)] == [0, 0, 0, 1, 0, 1]
-    assert [sample(logits, [repetition]).ids[0] for _ in range(4)] == [2, 3, 0, 0]
+    assert [write(logits, [presence]).ids[0] for _ in range(4)] == [0, 1, 0, 0]
+    assert [write(logits, [frequency]).ids[0] for _ in range(6)] == [0, 0, 0, 1, 0, 1]
+    assert [write(logits, [repetition]).ids[0] for _ in range(4)] == [2, 3, 0, 0]
 
 
 def test_penalties_are_openais_formula() -> None:
@@ -193,7 +201,7 @@ def varied_params() -> list[SamplingParams]:
 
 def run_alone(params: SamplingParams, steps: list[torch.Tensor], row: int) -> list[tuple[object, ...]]:
     sampler = RowSampler(params, TEXT, steps[0].shape[-1])
-    picks = [sample(logits[row : row + 1], [sampler]) for logits in steps]
+    picks = [write(logits[row : row + 1], [sampler]) for logits in steps]
     return [(p.ids[0], p.logprobs[0], p.top_logprobs[0]) for p in picks]
 
 
@@ -201,7 +209,7 @@ def test_a_row_picks_alone_what_it_picks_in_any_batch() -> None:
     params = varied_params()
     steps = [seeded_logits(len(params), vocab=5000, seed=seed) for seed in range(12)]
     samplers = [RowSampler(each, TEXT, 5000) for each in params]
-    picks = [sample(logits, samplers) for logits in steps]
+    picks = [write(logits, samplers) for logits in steps]
     for row, each in enumerate(params):
         together = [(p.ids[row], p.logprobs[row], p.top_logprobs[row]) for p in picks]
         assert together == run_alone(each, steps, row)
@@ -210,12 +218,12 @@ def test_a_row_picks_alone_what_it_picks_in_any_batch() -> None:
 def test_a_seed_gives_the_same_tokens_again_and_others_differ() -> None:
     flat = torch.zeros(1, VOCAB)
 
-    def write(seed: int | None) -> list[int | None]:
+    def written(seed: int | None) -> list[int | None]:
         sampler = RowSampler(SamplingParams(temperature=1.0, seed=seed), TEXT, VOCAB)
-        return [sample(flat, [sampler]).ids[0] for _ in range(20)]
+        return [write(flat, [sampler]).ids[0] for _ in range(20)]
 
-    assert write(7) == write(7)
-    assert len({tuple(write(seed)) for seed in (7, 8, -7, 0, None, None)}) == 6
+    assert written(7) == written(7)
+    assert len({tuple(written(seed)) for seed in (7, 8, -7, 0, None, None)}) == 6
 
 
 @pytest.mark.parametrize("poison", POISONS, ids=str)
@@ -267,7 +275,7 @@ def test_no_parameters_can_make_a_finite_row_fail(params: SamplingParams) -> Non
     logits = seeded_logits(1) * 1e30
     sampler = RowSampler(params, TEXT, VOCAB)
     for _ in range(3):
-        token_id = sample(logits, [sampler]).ids[0]
+        token_id = write(logits, [sampler]).ids[0]
         assert token_id is not None
         assert 0 <= token_id < VOCAB
 
@@ -290,8 +298,17 @@ def test_the_raw_logits_are_left_as_they_were() -> None:
     assert torch.equal(logits, before)
 
 
+def test_a_step_tried_again_picks_the_same() -> None:
+    params = varied_params()
+    logits = seeded_logits(len(params), vocab=5000)
+    samplers = [RowSampler(each, TEXT, 5000) for each in params]
+    write(logits, samplers)
+    assert sample(logits, samplers) == sample(logits, samplers) == write(logits, samplers)
+    assert sample(logits, samplers).ids != write(seeded_logits(len(params), 5000, seed=1), samplers).ids
+
+
 def test_no_rows_give_no_picks() -> None:
-    assert sample(torch.empty(0, VOCAB), []) == sampling.Picks((), (), ())
+    assert sample(torch.empty(0, VOCAB), []) == Picks((), (), ())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
