@@ -120,9 +120,10 @@ def _decode(
     span = slice(group.start, group.start + group.num_rows)
     q, k, v = (tensor[0, :, span].transpose(0, 1) for tensor in packed)  # [rows, heads, head_dim]
     keys, values = group.pool.key[layer], group.pool.value[layer]
-    keys[group.rows, :, group.lengths] = k
-    values[group.rows, :, group.lengths] = v
-    keys, values = keys[: group.num_rows, :, : group.width], values[: group.num_rows, :, : group.width]
+    keys[group.slots, :, group.lengths] = k
+    values[group.slots, :, group.lengths] = v
+    rows = slice(group.num_rows) if group.is_compact else group.slots
+    keys, values = keys[rows, :, : group.width], values[rows, :, : group.width]
     mask = plan.mask(index, rules.window, q.dtype)
     if rules.is_plain:
         # Query heads that share a key head are stacked as if they were queries: the same products, no repeated keys.

@@ -3,6 +3,7 @@
 SoftmuxError
 └── EngineError
     ├── QueueFullError        no room to wait; retry later
+    ├── ResidencyFullError    no room on the device beside what is leased or pinned; retry later
     ├── NeverFitsError        longer than this backbone or its memory can ever take
     ├── EngineDeadError       the worker has ended; the process is about to be replaced
     ├── NonFiniteError        this row's logits were NaN or infinite
@@ -26,6 +27,10 @@ class QueueFullError(EngineError):
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ResidencyFullError(EngineError):
+    """The device has no room for this soft prompt beside those that are leased or pinned; retrying can help."""
 
 
 class NeverFitsError(EngineError):

@@ -49,13 +49,14 @@ class FreshGroup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodeGroup:
-    """`num_rows` rows of one token each, in slots 0..num_rows-1 of `pool`."""
+    """`num_rows` rows of one token each, by the order of their slots in `pool`."""
 
     start: int
     num_rows: int
     pool: SlotPool
     lengths: torch.Tensor  # [rows] keys before this step's
-    rows: torch.Tensor  # [rows] 0..num_rows-1
+    slots: torch.Tensor  # [rows]
+    is_compact: bool  # slots are 0..num_rows-1: a batch is a view; otherwise (a halved step) it is gathered
     width: int  # keys read: the longest row and this step's token, rounded up
 
 
@@ -99,7 +100,7 @@ class StepPlan:
 
 
 def build_plan(rows: Sequence[PlannedRow], is_causal: bool, device: torch.device) -> StepPlan:
-    """Lay the rows' tokens end to end. Decoding rows of a pool must be exactly its first slots."""
+    """Lay the rows' tokens end to end."""
     order, groups, starts, at = [], [], [], 0
     for members in _grouped(rows):
         group_rows = [rows[i] for i in members]
@@ -138,14 +139,15 @@ def _group(rows: Sequence[PlannedRow], start: int, device: torch.device) -> Grou
     first = rows[0]
     if first.is_decode:
         assert first.pool is not None
-        assert [row.slot for row in rows] == list(range(len(rows))), "decoding rows must fill their pool's first slots"
+        slots = [row.slot for row in rows]
         longest = max(row.num_past for row in rows) + 1
         return DecodeGroup(
             start=start,
             num_rows=len(rows),
             pool=first.pool,
             lengths=torch.tensor([row.num_past for row in rows], device=device),
-            rows=torch.arange(len(rows), device=device),
+            slots=torch.tensor(slots, device=device),
+            is_compact=slots == list(range(len(rows))),
             width=min(-(-longest // WIDTH_STEP) * WIDTH_STEP, first.pool.capacity),
         )
     return FreshGroup(

@@ -42,6 +42,7 @@ class Backbone:
         self.dtype: torch.dtype = parts.base.dtype
         self._embeddings: nn.Embedding = parts.base.get_input_embeddings()
         self.shape = _shape(parts, self._embeddings)
+        self.eos_token_ids = _eos_token_ids(parts)
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Return word embeddings [1, T, E] of token_ids [1, T], with the model's own scaling."""
@@ -87,6 +88,15 @@ def _shape(parts: BackboneParts, embeddings: nn.Embedding) -> BackboneShape:
         num_token_types=_num_token_types(parts),
         is_causal=_is_causal(parts),
     )
+
+
+def _eos_token_ids(parts: BackboneParts) -> frozenset[int]:
+    """Return the tokens that end a text, as the model's own generation config says."""
+    generation = getattr(parts.model, "generation_config", None)
+    given = generation.eos_token_id if generation is not None else None
+    if given is None:
+        given = parts.config.eos_token_id
+    return frozenset(given if isinstance(given, list) else [] if given is None else [given])
 
 
 def _position_base(base: nn.Module) -> int:

@@ -1,0 +1,136 @@
+"""From an artifact to vectors and a head on the device, compiled where the backbone allows it.
+
+Compiling: on a causal backbone the tokens in front of the first field do not depend on the request, so one forward pass
+turns them into keys and values, and no request pays for them again. Runs on the worker thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from server.engine.backbone.backbone import Backbone
+from server.engine.heads import build_head
+from server.engine.kv import KVShape, SlotPool
+from server.engine.plan import PlannedRow, Prefix, build_plan
+from server.engine.residency import Leading, PartKey, Resident, Sized, Vectors
+from server.engine.types import LoadRequest, ReadTokens
+
+
+@dataclass(slots=True)
+class _Slot:
+    slot: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Brought:
+    """A resident that is not registered yet, with its parts."""
+
+    resident: Resident
+    parts: dict[PartKey, Sized]
+
+
+class Bringing:
+    """Brings versions to one backbone's device."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        shape = backbone.shape
+        self._kv_shape = KVShape(shape.num_layers, shape.num_kv_heads, shape.head_dim, backbone.dtype, backbone.device)
+
+    def size_bytes(self, request: LoadRequest) -> int:
+        """Return the bytes that the version's parts take on the device."""
+        artifact, leading = request.artifact, self._compiled(request)
+        embeds, kv = artifact.embeds, artifact.kv
+        num_keys = len(leading) + (kv[0].shape[2] if kv else 0)
+        size = num_keys * self._kv_shape.token_bytes
+        if embeds is not None and self._keeps_plain(leading):
+            size += embeds.numel() * self._backbone.dtype.itemsize
+        head = sum(t.numel() * 4 for p in ("head", "pooler") for t in artifact.part(p).values())
+        return size + head
+
+    def part_keys(self, request: LoadRequest) -> dict[str, PartKey]:
+        """Name the version's parts: by tenant, so that nobody can time another's; by digest, so never stale."""
+        tenant, artifact, leading = request.task.tenant, request.artifact, self._compiled(request)
+        keys: dict[str, PartKey] = {"vectors": (tenant, artifact.prompt_digest(), leading)}
+        if self._keeps_plain(leading) and leading:
+            keys["plain"] = (tenant, artifact.prompt_digest(), ())
+        if artifact.manifest.head is not None:
+            keys["head"] = (tenant, artifact.head_digest(), artifact.manifest.head)
+        return keys
+
+    @torch.inference_mode()
+    def bring(self, request: LoadRequest, known: dict[PartKey, Sized]) -> Brought:
+        """Build what `known` does not hold yet. Reads nothing but the request."""
+        keys = self.part_keys(request)
+        parts = {key: known[key] for key in keys.values() if key in known}
+        plain = parts.get(keys.get("plain", keys["vectors"]))
+        if keys["vectors"] not in parts:
+            plain = plain if isinstance(plain, Vectors) else self._plain(request)
+            parts[keys["vectors"]] = self._compile(plain, self._compiled(request))
+        if "plain" in keys and keys["plain"] not in parts:
+            parts[keys["plain"]] = plain if isinstance(plain, Vectors) else self._plain(request)
+        if "head" in keys and keys["head"] not in parts:
+            head = build_head(request.artifact, self._backbone.device)
+            assert head is not None
+            parts[keys["head"]] = head
+        return Brought(_resident(request, keys, parts), parts)
+
+    def _compiled(self, request: LoadRequest) -> Leading:
+        """Return the leading tokens that can be compiled: none where a later read needs their hidden states."""
+        manifest, leading = request.artifact.manifest, request.leading
+        if not self._backbone.shape.is_causal or manifest.text_position_offset is not None:
+            return ()
+        if manifest.head is not None and manifest.head.reads in ("pooler", "first"):
+            return ()
+        if isinstance(request.reading, ReadTokens) and any(token is not None for token in leading):
+            return ()
+        return leading
+
+    def _keeps_plain(self, compiled: Leading) -> bool:
+        """Only literals among the compiled tokens can be missing from a row; virtual tokens never are."""
+        return any(token is not None for token in compiled) or not compiled
+
+    def _plain(self, request: LoadRequest) -> Vectors:
+        device, dtype = self._backbone.device, self._backbone.dtype
+        embeds, kv = request.artifact.embeds, request.artifact.kv
+        prefix = (kv[0].to(device, dtype), kv[1].to(device, dtype)) if kv else None
+        return Vectors(None if embeds is None else embeds.to(device, dtype), prefix)
+
+    def _compile(self, plain: Vectors, leading: Leading) -> Vectors:
+        """Return `plain` with its leading tokens turned into keys and values behind its prefix."""
+        if not leading:
+            return plain
+        pool = SlotPool(self._kv_shape, plain.num_prefix + len(leading), 1)
+        pool.take(_Slot())
+        row = PlannedRow(
+            tokens=[token or 0 for token in leading],
+            num_past=plain.num_prefix,
+            first_position=plain.num_prefix + self._backbone.shape.position_base,
+            prefix=plain.prefix,
+            pool=pool,
+        )
+        plan = build_plan([row], is_causal=True, device=self._backbone.device)
+        embeds = self._backbone.embed(plan.token_ids).clone()
+        soft = torch.tensor([place for place, token in enumerate(leading) if token is None], device=embeds.device)
+        if plain.embeds is not None:
+            embeds[0, soft] = plain.embeds[: len(soft)]
+        self._backbone.forward(plan, embeds)
+        prefix: Prefix = (pool.key[:, 0].clone(), pool.value[:, 0].clone())
+        rest = None if plain.embeds is None or len(soft) == len(plain.embeds) else plain.embeds[len(soft) :].clone()
+        return Vectors(rest, prefix, leading)
+
+
+def _resident(request: LoadRequest, keys: dict[str, PartKey], parts: dict[PartKey, Sized]) -> Resident:
+    vectors, plain = parts[keys["vectors"]], parts[keys["plain"]] if "plain" in keys else None
+    head = parts[keys["head"]] if "head" in keys else None
+    return Resident(
+        key=(request.task, request.version),
+        vectors=vectors,  # type: ignore[arg-type]  # the keys say what each part is
+        plain=plain,  # type: ignore[arg-type]
+        head=head,  # type: ignore[arg-type]
+        reading=request.reading,
+        text_position_offset=request.artifact.manifest.text_position_offset,
+        part_keys=tuple(keys.values()),
+    )

@@ -1,0 +1,235 @@
+"""The engine as the event loop sees it: submit rows, load versions, hold leases. All on the loop's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.refs import TaskName, Version
+from server.engine.admission import Admission, AdmissionLimits
+from server.engine.backbone.backbone import Backbone
+from server.engine.backbone.describe import describe
+from server.engine.backbone.loading import load_parts
+from server.engine.backbone.probe import probe
+from server.engine.bringing import Bringing, Brought
+from server.engine.errors import NeverFitsError
+from server.engine.kv import KVMemory, KVShape
+from server.engine.residency import Lease, Residency, VersionKey
+from server.engine.rows import RunningRow, check_fits
+from server.engine.scheduler import Scheduler, SchedulerLimits, Waiting
+from server.engine.settings import EngineSettings
+from server.engine.step import Stepper
+from server.engine.stream import Delivery, RowStream
+from server.engine.trial import Trial
+from server.engine.types import EngineState, LoadRequest, RowInput, RowRequest
+from server.engine.worker import Abort, Arrival, Job, StepObserver, Worker, WorkerParts
+
+T = TypeVar("T")
+
+
+class Engine:
+    """One backbone, its worker, and the soft prompts on its device."""
+
+    def __init__(
+        self, backbone: Backbone, spec: BackboneSpec, settings: EngineSettings, observer: StepObserver
+    ) -> None:
+        self.spec = spec
+        self._settings = settings
+        self._backbone = backbone
+        self._bringing = Bringing(backbone)
+        self._stepper = Stepper(backbone)
+        self._trial = Trial(self._bringing, self._stepper, spec)
+        self._residency = Residency(settings.resident_budget_bytes, observer.evicted)
+        self._admission = Admission(
+            AdmissionLimits(settings.max_waiting_rows, settings.max_waiting_tokens), time.monotonic
+        )
+        self._memory = KVMemory(_kv_shape(backbone), settings.kv_budget_bytes)
+        self._worker = self._new_worker(observer)
+        self._streams: dict[int, RowStream] = {}
+        self._row_ids = itertools.count(1)
+        self._loading: dict[VersionKey, asyncio.Task[None]] = {}
+        self._load_lock = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_death: Callable[[], None] = lambda: None
+
+    @classmethod
+    def open(cls, directory: str, settings: EngineSettings, observer: StepObserver) -> Engine:
+        """Load the backbone in `directory` and pass it through both gates. Takes seconds; blocks.
+
+        Raises BackboneRefusedError, by name and with every reason, when it cannot be served exactly.
+        """
+        if settings.num_threads:
+            torch.set_num_threads(settings.num_threads)
+        parts = load_parts(directory, _dtype(settings), _device(settings))
+        report = probe(parts.config, type(parts.model or parts.base))
+        backbone = Backbone(parts)
+        return cls(backbone, describe(backbone, Path(directory), report.refusals), settings, observer)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The backbone's tokenizer."""
+        assert self._backbone.parts.tokenizer is not None
+        return self._backbone.parts.tokenizer
+
+    def start(self, loop: asyncio.AbstractEventLoop, on_death: Callable[[], None] = lambda: None) -> None:
+        """Start the worker. `on_death` is called, on the loop, when the worker has died."""
+        self._loop = loop
+        self._on_death = on_death
+        self._worker.start()
+
+    async def close(self) -> None:
+        """Stop the worker; rows that still run get EngineDeadError."""
+        await asyncio.to_thread(self._worker.stop)
+        await asyncio.sleep(0)  # let the worker's last deliveries arrive
+
+    async def load(self, request: LoadRequest) -> None:
+        """Make a version resident, once however many ask, between two steps.
+
+        Raises ResidencyFullError, EngineDeadError.
+        """
+        key = (request.task, request.version)
+        if self._residency.keep(key):
+            return
+        if key not in self._loading:
+            task = self._loading[key] = asyncio.ensure_future(self._load(request))
+            task.add_done_callback(lambda _: self._loading.pop(key))
+        await asyncio.shield(self._loading[key])
+
+    async def trial(self, request: LoadRequest, row: RowInput) -> None:
+        """Run a version alone. Raises TrialError when its answer is not finite or its prompt changes nothing."""
+        await self._on_worker(lambda: self._trial.run(request, row))
+
+    def lease(self, task: TaskName, version: Version) -> Lease | None:
+        """Hold a resident version, or return None when it is not resident."""
+        return self._residency.lease((task, version))
+
+    def submit(self, request: RowRequest) -> RowStream:
+        """Register the answer's channel and queue the row.
+
+        Raises NeverFitsError, QueueFullError, EngineDeadError at once.
+        """
+        row = RunningRow(request.lease.resident, request.row, request.sampling, self.spec.vocab_size)
+        check_fits(row, self.spec.max_positions)
+        self._check_memory(row)
+        num_tokens = len(row.input_ids)
+        self._admission.reserve(num_tokens, request.deadline)
+        row_id = next(self._row_ids)
+        task = request.lease.resident.key[0]
+        waiting = Waiting(row_id, task.tenant, str(task), num_tokens, request.deadline, time.monotonic())
+        stream = self._streams[row_id] = RowStream(row_id, self._abort)
+        try:
+            self._worker.send(Arrival(waiting, row))
+        except BaseException:
+            del self._streams[row_id]
+            self._admission.release(num_tokens)
+            raise
+        return stream
+
+    def unload(self, task: TaskName, version: Version) -> bool:
+        """Take a version off the device once no lease holds it; False when it is not there."""
+        return self._residency.unload((task, version))
+
+    def pin(self, task: TaskName, version: Version) -> None:
+        """Keep a resident version from eviction."""
+        self._residency.pin((task, version), is_pinned=True)
+
+    def unpin(self, task: TaskName, version: Version) -> None:
+        """Let a version be evicted again."""
+        self._residency.pin((task, version), is_pinned=False)
+
+    def is_resident(self, task: TaskName, version: Version) -> bool:
+        """Whether the version is on the device now."""
+        return (task, version) in self._residency
+
+    def state(self) -> EngineState:
+        """Return a snapshot."""
+        return EngineState(
+            is_alive=self._worker.is_alive,
+            heartbeat_age_s=time.monotonic() - self._worker.heartbeat,
+            num_running=self._worker.num_running,
+            num_waiting=self._admission.num_rows,
+            num_waiting_tokens=self._admission.num_tokens,
+            kv_bytes_used=self._memory.used_bytes,
+            kv_bytes_budget=self._memory.budget_bytes,
+            resident_bytes=self._residency.size_bytes,
+            resident_budget_bytes=self._residency.budget_bytes,
+            num_resident=len(self._residency),
+        )
+
+    async def _load(self, request: LoadRequest) -> None:
+        # One at a time: room is made before a version is brought, and must still be there afterwards.
+        async with self._load_lock:
+            keys = self._bringing.part_keys(request).values()
+            known = {key: part for key in keys if (part := self._residency.part(key)) is not None}
+            if len(known) < len(keys):
+                self._residency.make_room(self._bringing.size_bytes(request))
+            brought: Brought = await self._on_worker(lambda: self._bringing.bring(request, known))
+            self._residency.add(brought.resident, brought.parts)
+
+    async def _on_worker(self, run: Callable[[], T]) -> T:
+        done: Future[T] = Future()
+        self._worker.send(Job(run, done))
+        return await asyncio.wrap_future(done)
+
+    def _check_memory(self, row: RunningRow) -> None:
+        if row.is_generating and not self._memory.can_ever_hold(row.num_keys):
+            raise NeverFitsError(
+                f"the row's keys take {self._memory.slot_bytes(row.num_keys)} bytes; the KV memory has "
+                f"{self._memory.budget_bytes}. Ask for fewer new tokens, or raise the engine's kv_budget_bytes"
+            )
+
+    def _abort(self, row_id: int) -> None:
+        if self._worker.is_alive:
+            self._worker.send(Abort(row_id))
+
+    def _new_worker(self, observer: StepObserver) -> Worker:
+        s = self._settings
+        parts = WorkerParts(
+            stepper=self._stepper,
+            memory=self._memory,
+            scheduler=Scheduler(SchedulerLimits(s.max_rows, s.max_step_tokens, s.max_wait_s), time.monotonic),
+            admission=self._admission,
+            observer=observer,
+            eos_token_ids=self._backbone.eos_token_ids,
+        )
+        return Worker(parts, self._post, self._died)
+
+    def _post(self, deliveries: Sequence[Delivery]) -> None:
+        """Cross from the worker to the loop, once a step. A loop that is closed has nobody left to tell."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, deliveries)
+
+    def _died(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._on_death)
+
+    def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            stream = self._streams[delivery.row_id]
+            stream.deliver(delivery.event)
+            if stream.is_finished:
+                del self._streams[delivery.row_id]
+
+
+def _kv_shape(backbone: Backbone) -> KVShape:
+    shape = backbone.shape
+    return KVShape(shape.num_layers, shape.num_kv_heads, shape.head_dim, backbone.dtype, backbone.device)
+
+
+def _dtype(settings: EngineSettings) -> torch.dtype | None:
+    return None if settings.dtype == "auto" else getattr(torch, settings.dtype)
+
+
+def _device(settings: EngineSettings) -> torch.device:
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(settings.device)

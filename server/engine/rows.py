@@ -1,0 +1,112 @@
+"""A row while it runs: what it still brings, where its keys are, what it wrote. Owned by the worker thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from server.engine.errors import NeverFitsError
+from server.engine.kv import SlotPool
+from server.engine.plan import PlannedRow
+from server.engine.residency import Resident, Vectors
+from server.engine.sampling import RowSampler
+from server.engine.types import FinishReason, ReadText, RowInput, SamplingParams, Token
+
+
+class RunningRow:
+    """One row from its first step to its last."""
+
+    def __init__(self, resident: Resident, row: RowInput, sampling: SamplingParams, vocab_size: int) -> None:
+        self.resident = resident
+        self.vectors = _vectors_for(resident, row)
+        cut = len(self.vectors.compiled)
+        self.input_ids: Sequence[int] = row.input_ids[cut:]
+        self.soft_positions = tuple(p - cut for p in row.soft_positions if p >= cut)
+        self.token_type_ids = row.token_type_ids[cut:] if row.token_type_ids else None
+        self.read_position = None if row.read_position is None else row.read_position - cut
+        self.sampling = sampling
+        self.written: list[Token] = []
+        self.pool: SlotPool | None = None
+        self.slot = 0
+        self.sampler = self._sampler(row, vocab_size) if self.is_generating else None
+
+    @property
+    def is_generating(self) -> bool:
+        """Whether the row stays and writes; else one step reads its answer."""
+        return isinstance(self.resident.reading, ReadText)
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the row's text has been seen, so that it brings one token a step."""
+        return bool(self.written)
+
+    @property
+    def num_step_tokens(self) -> int:
+        """Tokens that the row brings to its next step."""
+        return 1 if self.is_decoding else len(self.input_ids)
+
+    @property
+    def num_keys(self) -> int:
+        """Keys that the row can come to hold: prefix, text, and what it may write."""
+        num_new = self.sampling.max_new_tokens if self.is_generating else 0
+        return self.vectors.num_prefix + len(self.input_ids) + num_new
+
+    @property
+    def text_offset(self) -> int:
+        """Position of the row's first token."""
+        offset = self.resident.text_position_offset
+        return self.vectors.num_prefix if offset is None else offset
+
+    @property
+    def _num_seen(self) -> int:
+        """Tokens of the row whose keys are kept already: the last one it wrote is not."""
+        return len(self.input_ids) + len(self.written) - 1 if self.is_decoding else 0
+
+    def planned(self, position_base: int) -> PlannedRow:
+        """Return the row as the next step's plan takes it."""
+        return PlannedRow(
+            tokens=[self.written[-1].token_id] if self.is_decoding else self.input_ids,
+            num_past=self.vectors.num_prefix + self._num_seen,
+            first_position=self.text_offset + self._num_seen + position_base,
+            prefix=None if self.is_decoding else self.vectors.prefix,
+            pool=self.pool,
+            slot=self.slot,
+            is_decode=self.is_decoding,
+        )
+
+    def write(self, token: Token, eos_token_ids: frozenset[int]) -> FinishReason | None:
+        """Take a sampled token; return why the row ends with it, or None. An end-of-text token is not kept."""
+        if token.token_id in eos_token_ids and not self.sampling.ignore_eos:
+            return FinishReason.STOP
+        self.written.append(token)
+        if self.sampler is not None:
+            self.sampler.accept(token.token_id)
+        return FinishReason.LENGTH if len(self.written) >= self.sampling.max_new_tokens else None
+
+    def _sampler(self, row: RowInput, vocab_size: int) -> RowSampler:
+        soft = set(row.soft_positions)
+        text = [token for place, token in enumerate(row.input_ids) if place not in soft]
+        return RowSampler(self.sampling, text, vocab_size)
+
+
+def _vectors_for(resident: Resident, row: RowInput) -> Vectors:
+    """Choose the compiled vectors if the row begins with what was compiled: token ids given by hand may not."""
+    compiled = resident.vectors.compiled
+    if resident.plain is None or not compiled:
+        return resident.vectors
+    soft = set(row.soft_positions)
+    begins = tuple(None if place in soft else token for place, token in enumerate(row.input_ids[: len(compiled)]))
+    return resident.vectors if begins == compiled else resident.plain
+
+
+def check_fits(row: RunningRow, max_positions: int) -> None:
+    """Refuse a row that takes more positions than the backbone has. Raises NeverFitsError."""
+    num_new = row.sampling.max_new_tokens if row.is_generating else 0
+    before, text = row.text_offset, len(row.input_ids)
+    if not text:
+        raise NeverFitsError("the row is empty: its text gives no token and its template adds none")
+    if before + text + num_new > max_positions:
+        raise NeverFitsError(
+            f"the row takes {before + text + num_new} positions ({before} before its text, {text} of text, {num_new} "
+            f"new); the backbone has {max_positions}. Shorten the text, set the task's max_length, or ask for fewer "
+            "new tokens"
+        )

@@ -1,0 +1,24 @@
+"""How big the engine may get. Values only; nobody reads an environment here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Limits and places of one engine."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: as the files hold it
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_threads: int | None = None  # CPU threads of a step; None: torch's own choice
+    max_rows: int = 64  # in one step
+    max_step_tokens: int = 4096
+    max_waiting_rows: int = 1024
+    max_waiting_tokens: int = 262_144
+    max_wait_s: float = 2.0  # after so long a row is no longer overtaken
+    kv_budget_bytes: int = 2048 * MIB
+    resident_budget_bytes: int = 1024 * MIB

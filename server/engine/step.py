@@ -1,0 +1,177 @@
+"""One step: plan, forward, read. Knows the backbone and rows; nothing of queues, threads or leases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from server.engine.backbone.backbone import Backbone
+from server.engine.errors import NonFiniteError
+from server.engine.plan import StepPlan, build_plan
+from server.engine.rows import RunningRow
+from server.engine.sampling import finite_rows, sample
+from server.engine.types import ReadColumns, ReadSequence, ReadText, ReadTokens, Token
+
+RowResult = Token | torch.Tensor | NonFiniteError
+"""What one row gets from a step: its next token, its logits (float32, on the host), or why it fails."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """The hidden states of a step and where each row's stand."""
+
+    hidden: torch.Tensor  # [T, hidden]
+    starts: Sequence[int]  # by row
+
+    def at(self, rows: Sequence[int], places: Sequence[int]) -> torch.Tensor:
+        """Return [k, hidden]: of each row, the state at its place."""
+        index = torch.tensor([self.starts[r] + p for r, p in zip(rows, places, strict=True)], device=self.hidden.device)
+        return self.hidden.index_select(0, index)
+
+
+class Stepper:
+    """Runs steps on one backbone."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+
+    @torch.inference_mode()
+    def run(self, rows: Sequence[RunningRow]) -> list[RowResult]:
+        """Run one forward pass over every row's next tokens and read each row's answer, in order.
+
+        A row whose logits are not finite gets a NonFiniteError; its neighbours are untouched. The rows themselves are
+        left as they were, so a step that failed can be tried again.
+        """
+        hidden = self.hidden(rows)
+        results: dict[int, RowResult] = {}
+        for read in (self._text, self._columns, self._sequences, self._tokens):
+            results.update(read(rows, hidden))
+        return [results[i] for i in range(len(rows))]
+
+    @torch.inference_mode()
+    def hidden(self, rows: Sequence[RunningRow]) -> _Read:
+        """Run the forward pass alone."""
+        backbone = self._backbone
+        planned = [row.planned(backbone.shape.position_base) for row in rows]
+        plan = build_plan(planned, backbone.shape.is_causal, backbone.device)
+        hidden = backbone.forward(plan, self._embeds(plan, rows), self._token_types(plan, rows))
+        starts = dict(zip(plan.order, plan.starts, strict=True))
+        return _Read(hidden, [starts[i] for i in range(len(rows))])
+
+    def _embeds(self, plan: StepPlan, rows: Sequence[RunningRow]) -> torch.Tensor | None:
+        """Return the step as embeddings if any row brings virtual tokens in its text, else None."""
+        vectors, places = [], []
+        for index, start in zip(plan.order, plan.starts, strict=True):
+            row = rows[index]
+            if row.soft_positions and not row.is_decoding:
+                assert row.vectors.embeds is not None
+                vectors.append(row.vectors.embeds)
+                places += [start + p for p in row.soft_positions]
+        if not vectors:
+            return None
+        embeds = self._backbone.embed(plan.token_ids).clone()
+        embeds[0, torch.tensor(places, device=embeds.device)] = torch.cat(vectors).to(embeds.dtype)
+        return embeds
+
+    def _token_types(self, plan: StepPlan, rows: Sequence[RunningRow]) -> torch.Tensor | None:
+        if not self._backbone.shape.num_token_types or not any(row.token_type_ids for row in rows):
+            return None
+        types: list[int] = []
+        for index in plan.order:
+            row = rows[index]
+            types += row.token_type_ids or [0] * len(row.input_ids)
+        return torch.tensor([types], device=plan.token_ids.device)
+
+    def _text(self, rows: Sequence[RunningRow], read: _Read) -> Iterator[tuple[int, RowResult]]:
+        mine = _reading(rows, ReadText)
+        if not mine:
+            return
+        assert self._backbone.reader is not None
+        logits = self._backbone.reader.logits(read.at(mine, [rows[i].num_step_tokens - 1 for i in mine]))
+        picks = sample(logits, [sampler for i in mine if (sampler := rows[i].sampler) is not None])
+        for place, index in enumerate(mine):
+            token_id = picks.ids[place]
+            if token_id is None:
+                yield index, _non_finite(rows[index])
+            else:
+                written = len(rows[index].written)
+                yield index, Token(written, token_id, picks.logprobs[place], picks.top_logprobs[place])
+
+    def _columns(self, rows: Sequence[RunningRow], read: _Read) -> Iterator[tuple[int, RowResult]]:
+        """Read label words: the union of the step's columns once, then each row's own."""
+        mine = _reading(rows, ReadColumns)
+        if not mine:
+            return
+        assert self._backbone.reader is not None
+        wanted = [_columns_of(rows[i]) for i in mine]
+        union = sorted({column for columns in wanted for column in columns})
+        at = {column: place for place, column in enumerate(union)}
+        places = [_read_place(rows[i]) for i in mine]
+        logits = self._backbone.reader.columns(read.at(mine, places), torch.tensor(union, device=read.hidden.device))
+        logits = logits.cpu()
+        for place, index in enumerate(mine):
+            yield index, _finite(rows[index], logits[place, [at[column] for column in wanted[place]]])
+
+    def _sequences(self, rows: Sequence[RunningRow], read: _Read) -> Iterator[tuple[int, RowResult]]:
+        """Read sequence heads: one product for each head in the step, one pooler for all that share it."""
+        for members in _by_head(rows, _reading(rows, ReadSequence)):
+            head = rows[members[0]].resident.head
+            assert head is not None
+            is_last = head.module.reads == "last"
+            hidden = read.at(members, [len(rows[i].input_ids) - 1 if is_last else 0 for i in members])
+            logits = head.logits(head.pooled(hidden, self._backbone.pooler)).cpu()
+            for index, row_logits in zip(members, logits, strict=True):
+                yield index, _finite(rows[index], row_logits)
+
+    def _tokens(self, rows: Sequence[RunningRow], read: _Read) -> Iterator[tuple[int, RowResult]]:
+        """Read token heads: every input position that is not a virtual token."""
+        for members in _by_head(rows, _reading(rows, ReadTokens)):
+            head = rows[members[0]].resident.head
+            assert head is not None
+            places = [_text_places(rows[i]) for i in members]
+            owners = [i for i, row_places in zip(members, places, strict=True) for _ in row_places]
+            hidden = read.at(owners, [place for row_places in places for place in row_places])
+            logits = head.logits(hidden.float()).cpu()
+            parts = torch.split(logits, [len(row_places) for row_places in places])
+            for index, row_logits in zip(members, parts, strict=True):
+                yield index, _finite(rows[index], row_logits)
+
+
+def _reading(rows: Sequence[RunningRow], kind: type) -> list[int]:
+    return [i for i, row in enumerate(rows) if isinstance(row.resident.reading, kind)]
+
+
+def _by_head(rows: Sequence[RunningRow], members: Sequence[int]) -> list[list[int]]:
+    return _grouped(members, lambda i: id(rows[i].resident.head))
+
+
+def _grouped(members: Sequence[int], key: Callable[[int], int]) -> list[list[int]]:
+    groups: dict[int, list[int]] = {}
+    for member in members:
+        groups.setdefault(key(member), []).append(member)
+    return list(groups.values())
+
+
+def _columns_of(row: RunningRow) -> tuple[int, ...]:
+    assert isinstance(row.resident.reading, ReadColumns)
+    return row.resident.reading.columns
+
+
+def _read_place(row: RunningRow) -> int:
+    return len(row.input_ids) - 1 if row.read_position is None else row.read_position
+
+
+def _text_places(row: RunningRow) -> list[int]:
+    soft = set(row.soft_positions)
+    return [place for place in range(len(row.input_ids)) if place not in soft]
+
+
+def _finite(row: RunningRow, logits: torch.Tensor) -> RowResult:
+    return logits if bool(finite_rows(logits.reshape(1, -1))) else _non_finite(row)
+
+
+def _non_finite(row: RunningRow) -> NonFiniteError:
+    task, version = row.resident.key
+    return NonFiniteError(f"the logits of this row are not finite; {task} at {version} gave them")

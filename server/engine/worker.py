@@ -1,0 +1,296 @@
+"""The one thread that owns the device: takes rows in, runs steps, sends results out, and dies by design.
+
+Whatever ends it, every row it holds is answered first; the engine then refuses, liveness turns red and the process is
+replaced. Nothing here touches the event loop but `post`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from server.engine.admission import Admission
+from server.engine.errors import DeadlineError, EngineDeadError, EngineError, OutOfMemoryError
+from server.engine.kv import KVMemory
+from server.engine.rows import RunningRow
+from server.engine.scheduler import Scheduler, Waiting
+from server.engine.step import RowResult, Stepper
+from server.engine.stream import Delivery, RowEvent
+from server.engine.types import FinishReason, Outcome, Token
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 0.25  # how long an idle worker waits before it shows that it lives
+
+
+class StepObserver(Protocol):
+    """Whoever counts. Called on the worker thread, once a step."""
+
+    def step(self, num_rows: int, num_tokens: int, num_tasks: int, seconds: float) -> None:
+        """Count one step."""
+        ...
+
+    def row_failed(self, reason: str) -> None:
+        """Count a row that failed: "nonfinite", "memory", "deadline", "dead"."""
+        ...
+
+    def evicted(self, reason: str) -> None:
+        """Count a version that left the device: "budget", "unload"."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """A row that was let in."""
+
+    waiting: Waiting
+    row: RunningRow
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """A row that nobody waits for any longer."""
+
+    row_id: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """Work that needs the device between two steps: bringing a version, a trial."""
+
+    run: Callable[[], Any]
+    done: Future[Any]
+
+
+Message = Arrival | Abort | Job | None
+"""What the worker is told; None: stop."""
+
+
+@dataclass(slots=True, eq=False)
+class _Active:
+    """A row that has joined a step."""
+
+    waiting: Waiting
+    row: RunningRow
+    started: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkerParts:
+    """What a worker works with; all but `admission` are its own."""
+
+    stepper: Stepper
+    memory: KVMemory
+    scheduler: Scheduler
+    admission: Admission
+    observer: StepObserver
+    eos_token_ids: frozenset[int]
+
+
+class Worker:
+    """Runs on its own thread from `start` until `stop` or its death."""
+
+    def __init__(
+        self, parts: WorkerParts, post: Callable[[Sequence[Delivery]], None], on_death: Callable[[], None]
+    ) -> None:
+        self._parts = parts
+        self._post = post
+        self._on_death = on_death
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._arrivals: dict[int, Arrival] = {}  # waiting
+        self._active: dict[int, _Active] = {}
+        self._deliveries: list[Delivery] = []
+        self._thread = threading.Thread(target=self._live, name="softmux-worker", daemon=True)
+        self._closing = threading.Lock()
+        self.is_alive = True
+        self.heartbeat = time.monotonic()
+        self.num_running = 0
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def send(self, message: Message) -> None:
+        """Hand the worker a message. Raises EngineDeadError once it has ended."""
+        with self._closing:
+            if not self.is_alive:
+                raise EngineDeadError("the engine has stopped; the server is about to be replaced")
+            self._inbox.put(message)
+
+    def stop(self) -> None:
+        """End the thread after the step it is in; rows that still run are answered with EngineDeadError."""
+        with contextlib.suppress(EngineDeadError):
+            self.send(None)
+        self._thread.join()
+
+    def _live(self) -> None:
+        reason = "the server is shutting down"
+        try:
+            while self._take_messages():
+                self.heartbeat = time.monotonic()
+                self._expire()
+                self._admit()
+                self._step()
+                self._flush()
+        except BaseException as error:
+            log.critical("the engine's worker died", exc_info=error)
+            reason = f"the engine died: {type(error).__name__}: {error}"
+            self._on_death()
+        finally:
+            self._last_words(reason)
+
+    def _last_words(self, reason: str) -> None:
+        """Answer every row and job there is, and let no other in."""
+        with self._closing:
+            self.is_alive = False
+        while not self._inbox.empty():
+            self._receive(self._inbox.get())
+        for row_id in [*self._arrivals, *self._active]:
+            self._end(row_id, EngineDeadError(reason), "dead")
+        self._flush()
+
+    def _take_messages(self) -> bool:
+        """Receive all that has come, waiting a little when there is nothing to do; False: stop."""
+        is_busy = bool(self._active or self._arrivals)
+        try:
+            message = self._inbox.get(block=not is_busy, timeout=None if is_busy else IDLE_S)
+            while self._receive(message):
+                message = self._inbox.get_nowait()
+        except queue.Empty:
+            return True
+        return False
+
+    def _receive(self, message: Message) -> bool:
+        match message:
+            case Arrival():
+                self._arrivals[message.waiting.row_id] = message
+                self._parts.scheduler.add(message.waiting)
+            case Abort():
+                if message.row_id in self._arrivals or message.row_id in self._active:
+                    self._end(message.row_id, self._outcome(message.row_id, FinishReason.ABORTED))
+            case Job():
+                self._run_job(message)
+            case None:
+                return False
+        return True
+
+    def _run_job(self, job: Job) -> None:
+        if not job.done.set_running_or_notify_cancel():
+            return
+        if not self.is_alive:
+            job.done.set_exception(EngineDeadError("the engine has stopped"))
+            return
+        try:
+            job.done.set_result(job.run())
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked for the job
+            job.done.set_exception(error)
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        late = self._parts.scheduler.expired()
+        late += [i for i, a in self._active.items() if a.waiting.deadline is not None and a.waiting.deadline <= now]
+        for row_id in late:
+            self._end(row_id, DeadlineError("the request's time ran out before its answer"), "deadline")
+
+    def _admit(self) -> None:
+        num_tokens = sum(a.row.num_step_tokens for a in self._active.values())
+        for waiting in self._parts.scheduler.select(len(self._active), num_tokens, self._reserve):
+            self._parts.admission.release(waiting.num_tokens)
+            row = self._arrivals.pop(waiting.row_id).row
+            self._active[waiting.row_id] = _Active(waiting, row, time.monotonic())
+
+    def _reserve(self, waiting: Waiting) -> bool:
+        """Take the row's slot in the KV memory; one-shot rows need none."""
+        row = self._arrivals[waiting.row_id].row
+        if row.is_generating:
+            row.pool = self._parts.memory.take(row, row.num_keys)
+        return row.pool is not None or not row.is_generating
+
+    def _step(self) -> None:
+        self.num_running = len(self._active)
+        if not self._active:
+            return
+        began = time.monotonic()
+        ids, active = list(self._active), list(self._active.values())
+        num_tokens = sum(a.row.num_step_tokens for a in active)
+        results = self._run([a.row for a in active])
+        for row_id, result in zip(ids, results, strict=True):
+            self._settle(row_id, result)
+        num_tasks = len({a.row.resident.key[0] for a in active})
+        self._parts.observer.step(len(active), num_tokens, num_tasks, time.monotonic() - began)
+        self.num_running = len(self._active)
+
+    def _run(self, rows: Sequence[RunningRow]) -> list[RowResult | OutOfMemoryError]:
+        """Run a step; when the device's memory is full, run its halves, down to single rows."""
+        try:
+            return list(self._parts.stepper.run(rows))
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+        # Outside the except block: the traceback would keep the failed step's tensors alive.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(rows) == 1:
+            return [OutOfMemoryError("the device has no memory for this row, even alone")]
+        half = len(rows) // 2
+        return self._run(rows[:half]) + self._run(rows[half:])
+
+    def _settle(self, row_id: int, result: RowResult | OutOfMemoryError) -> None:
+        match result:
+            case Token():
+                self._write(row_id, result)
+            case EngineError():
+                self._end(row_id, result, "memory" if isinstance(result, OutOfMemoryError) else "nonfinite")
+            case _:
+                self._end(row_id, replace(self._outcome(row_id, FinishReason.READ), logits=result))
+
+    def _write(self, row_id: int, token: Token) -> None:
+        active = self._active[row_id]
+        self._parts.scheduler.charge(active.waiting.tenant, 0, 1)
+        ended = active.row.write(token, self._parts.eos_token_ids)
+        if ended is not FinishReason.STOP:
+            self._deliveries.append(Delivery(row_id, token))
+        if ended:
+            self._end(row_id, self._outcome(row_id, ended))
+
+    def _outcome(self, row_id: int, reason: FinishReason) -> Outcome:
+        active = self._active.get(row_id)
+        now = time.monotonic()
+        if active is None:
+            return Outcome(reason, queue_s=now - self._arrivals[row_id].waiting.arrived)
+        return Outcome(
+            reason,
+            tokens=tuple(active.row.written),
+            queue_s=active.started - active.waiting.arrived,
+            step_s=now - active.started,
+        )
+
+    def _end(self, row_id: int, event: RowEvent, failure: str | None = None) -> None:
+        """Give back what the row holds and tell it how it ended."""
+        arrival, active = self._arrivals.pop(row_id, None), self._active.pop(row_id, None)
+        if arrival is not None:
+            self._parts.scheduler.remove(row_id)
+            self._parts.admission.release(arrival.waiting.num_tokens)
+        if active is not None and active.row.pool is not None:
+            self._parts.memory.release(active.row.pool, active.row)
+        if failure:
+            self._parts.observer.row_failed(failure)
+        self._deliveries.append(Delivery(row_id, event))
+
+    def _flush(self) -> None:
+        deliveries, self._deliveries = self._deliveries, []
+        if deliveries:
+            self._post(deliveries)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
