@@ -1,0 +1,67 @@
+"""The HTTP application: every route, middleware and error handler in one place, and nothing of how parts are made."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from fastapi import APIRouter, FastAPI
+
+from server.api.errors import add_error_handlers
+from server.api.middleware import BoundedBody, RequestScope
+from server.api.paths import in_both_forms
+from server.api.routes import (
+    aliases,
+    backbone,
+    documentation,
+    infer,
+    operation,
+    plan,
+    residency,
+    tasks,
+    versions,
+)
+from server.settings import Limits
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+DESCRIPTION = (
+    "One frozen backbone, thousands of tasks. A request names its task; requests of different tasks share every step."
+)
+
+
+def build_api(limits: Limits, lifespan: Lifespan) -> FastAPI:
+    """Return the application; `lifespan` puts the services into `app.state.services`."""
+    app = FastAPI(
+        title="softmux",
+        version=importlib.metadata.version("softmux"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        # Our own routes serve these, so that they have an access class like every other.
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    add_error_handlers(app)
+    app.add_middleware(BoundedBody, limits=limits)
+    app.add_middleware(RequestScope)  # added last, so outermost
+    for router in (*_PLAIN, *_task_routes()):
+        app.include_router(router)
+    return app
+
+
+_PLAIN = (
+    operation.router,
+    operation.admin_router,
+    documentation.router,
+    infer.router,
+    backbone.router,
+    plan.router,
+)
+
+
+def _task_routes() -> tuple[APIRouter, ...]:
+    of_one = (infer.task_router, tasks.task_router, versions.router, residency.router, aliases.router)
+    return (tasks.tenant_forms(tasks.list_router), *(in_both_forms(router) for router in of_one))

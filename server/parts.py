@@ -1,0 +1,59 @@
+"""Open and close what lives as long as the process: store, engine, tasks, publisher, inference. Knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from prompt_store.open import open_store
+from prompt_store.store import PromptStore
+from server.api.services import Parts, ServedEngine
+from server.engine.settings import EngineSettings
+from server.inference.service import InferenceService
+from server.publishing import Publisher
+from server.settings import Settings
+from server.tasks import Tasks
+from server.telemetry.metrics import Metrics, StepMetrics
+
+
+@asynccontextmanager
+async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Parts]:
+    """Open the real parts. Nothing is served until the backbone is loaded and has passed its gates."""
+    from server.engine.engine import Engine
+
+    store = await asyncio.to_thread(open_store, settings.store)
+    try:
+        engine = await asyncio.to_thread(
+            Engine.open, settings.backbone, engine_settings(settings), StepMetrics(metrics)
+        )
+        engine.start(asyncio.get_running_loop())
+        try:
+            async with put_together(store, engine) as parts:
+                yield parts
+        finally:
+            await engine.close()
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def put_together(store: PromptStore, engine: ServedEngine) -> AsyncIterator[Parts]:
+    """Build the parts between store and engine, following the store while they are open."""
+    tasks = Tasks(store, engine)
+    inference = InferenceService(tasks, engine)
+    await tasks.start()
+    try:
+        yield Parts(engine, store, tasks, Publisher(store, engine, tasks, inference), inference)
+    finally:
+        await tasks.close()
+
+
+def engine_settings(settings: Settings) -> EngineSettings:
+    """Return the engine's own settings."""
+    return EngineSettings(
+        dtype=settings.dtype,
+        device=settings.device,
+        num_threads=settings.num_threads,
+        **settings.engine.model_dump(),
+    )
