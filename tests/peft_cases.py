@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+
+from prompt_store.backbone_spec import BackboneSpec
 
 VOCAB_SIZE = 128
 PAD_ID = 1
@@ -152,6 +155,39 @@ def load_peft(arch: str, directory: Path) -> PeftModel:
     model, _ = tiny_model(arch, task_type)
     with _peft_remarks_ignored():
         return PeftModel.from_pretrained(model, directory).eval()
+
+
+def spec_of(arch: str, **changes: Any) -> BackboneSpec:
+    """Describe the backbone of `arch` as an engine would, without running it; the magnitudes are generous."""
+    config = tiny_config(arch)
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    embedding_size = config.embedding_size if arch in {"electra", "albert"} else hidden
+    layers = config.num_hidden_layers
+    spec = BackboneSpec(
+        name=f"tiny-{arch}",
+        model_type=config.model_type,
+        arch_fingerprint=f"arch-{arch}",
+        weights_fingerprint=f"weights-{arch}",
+        is_causal=arch in DECODERS,
+        hidden_size=hidden,
+        embedding_size=embedding_size,
+        vocab_size=VOCAB_SIZE,
+        num_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=getattr(config, "head_dim", None) or hidden // heads,
+        max_positions=MAX_POSITIONS,
+        num_token_types=2 if arch in ENCODERS else 0,
+        has_pooler=arch in {"bert", "albert"},
+        lm_head="causal" if arch in DECODERS else "masked",
+        mask_token_id=3 if arch in ENCODERS else None,
+        dtype="float32",
+        max_abs_embedding=1.0,
+        max_abs_key=(1.0,) * layers,
+        max_abs_value=(1.0,) * layers,
+    )
+    return replace(spec, **changes)
 
 
 def peft_config(peft_type: str, task_type: str, n: int, **options: Any) -> PeftConfig:

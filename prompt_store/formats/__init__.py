@@ -32,7 +32,7 @@ def convert(
 ) -> Converted:
     """Recognise a checkpoint and turn it into an artifact; parts it does not bring are those of `base`.
 
-    Whether the artifact fits the backbone is for `validate`. Raises CheckpointError and ManifestError, with every reason.
+    Whether the artifact fits the backbone is for `validate`. Raises CheckpointError, ManifestError, with every reason.
     """
     family = recognise(checkpoint)
     parts = family.convert(checkpoint, publisher, spec)

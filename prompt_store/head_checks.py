@@ -1,0 +1,99 @@
+"""Does an artifact's head fit a backbone: present, of the right shape, one row a label. A part of `validate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from prompt_store.artifact import Artifact
+from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.manifest import HeadKind, HeadModule
+
+_HEADED = frozenset({HeadKind.SEQUENCE_CLASSIFICATION, HeadKind.TOKEN_CLASSIFICATION})
+
+
+def head_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
+    """Yield every reason why the head and pooler do not fit the backbone and the labels."""
+    manifest = artifact.manifest
+    tensors, pooler = artifact.part("head"), artifact.part("pooler")
+    if manifest.kind not in _HEADED:
+        if manifest.head is not None or tensors or pooler:
+            yield f"a {manifest.kind} task has no head; the artifact has one"
+        return
+    if manifest.head is None:
+        yield f"a {manifest.kind} task needs a trained head; the artifact has none"
+        return
+    yield from _layer_faults(manifest.head, tensors, spec)
+    yield from _label_faults(artifact, manifest.head)
+    yield from _reads_faults(artifact, manifest.head, spec)
+    yield from _pooler_faults(manifest.head, pooler, spec)
+
+
+def _layer_faults(head: HeadModule, tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> Iterator[str]:
+    hidden = spec.hidden_size
+    if head.form == "linear":
+        layers: dict[str, int | None] = {head.path: None}
+    else:
+        layers = {f"{head.path}.dense": hidden, f"{head.path}.out_proj": None}
+        if head.activation is None:
+            yield f"head {head.path!r} has dense and out_proj; the manifest says no activation between them"
+    expected = {f"{layer}.{param}" for layer in layers for param in ("weight", "bias")}
+    if unknown := sorted(tensors.keys() - expected):
+        yield f"head {head.path!r} has no place for {', '.join(name[:80] for name in unknown[:8])}"
+    for layer, rows in layers.items():
+        yield from _linear_faults(
+            f"head.{layer}", tensors.get(f"{layer}.weight"), tensors.get(f"{layer}.bias"), rows, spec
+        )
+
+
+def _linear_faults(
+    name: str, weight: torch.Tensor | None, bias: torch.Tensor | None, rows: int | None, spec: BackboneSpec
+) -> Iterator[str]:
+    if weight is None:
+        yield f"{name}.weight is missing"
+        return
+    shape = list(weight.shape)
+    if len(shape) != 2 or 0 in shape:
+        yield f"{name}.weight has shape {shape}; expected [out, in]"
+        return
+    if shape[1] != spec.hidden_size:
+        yield (
+            f"{name} reads {shape[1]} values; backbone {spec.name} has hidden_size {spec.hidden_size}. "
+            "Was it trained for another model?"
+        )
+    if rows is not None and shape[0] != rows:
+        yield f"{name} gives {shape[0]} values; expected {rows}"
+    if bias is not None and list(bias.shape) != shape[:1]:
+        yield f"{name}.bias has shape {list(bias.shape)}; expected {shape[:1]}"
+
+
+def _label_faults(artifact: Artifact, head: HeadModule) -> Iterator[str]:
+    last = f"{head.path}.weight" if head.form == "linear" else f"{head.path}.out_proj.weight"
+    weight, labels = artifact.part("head").get(last), artifact.manifest.labels
+    if labels is None:
+        yield "a task with a head needs labels, one for each row of the head"
+    elif weight is not None and weight.ndim == 2 and len(labels) != weight.shape[0]:
+        yield f"the manifest lists {len(labels)} labels; the head has {weight.shape[0]} rows"
+    if labels is not None and len(set(labels)) != len(labels):
+        yield f"a label stands twice: {', '.join(labels[:20])}"
+
+
+def _reads_faults(artifact: Artifact, head: HeadModule, spec: BackboneSpec) -> Iterator[str]:
+    is_token_task = artifact.manifest.kind is HeadKind.TOKEN_CLASSIFICATION
+    if (head.reads == "tokens") != is_token_task:
+        yield f"the head reads {head.reads}; that is not what a {artifact.manifest.kind} task reads"
+    if head.reads == "pooler" and not spec.has_pooler and not artifact.part("pooler"):
+        yield f"the head reads the pooler, which is neither in backbone {spec.name} nor in the artifact"
+
+
+def _pooler_faults(head: HeadModule, pooler: Mapping[str, torch.Tensor], spec: BackboneSpec) -> Iterator[str]:
+    if not pooler:
+        return
+    if head.reads != "pooler":
+        yield f"the artifact brings a pooler; its head reads {head.reads}"
+    if unknown := sorted(pooler.keys() - {"dense.weight", "dense.bias"}):
+        yield f"a pooler is dense.weight and dense.bias; the artifact also has {', '.join(unknown[:8])}"
+    yield from _linear_faults(
+        "pooler.dense", pooler.get("dense.weight"), pooler.get("dense.bias"), spec.hidden_size, spec
+    )
