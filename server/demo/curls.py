@@ -1,0 +1,93 @@
+"""The requests that the demo tells the user to paste, with what each one shows."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from server.demo.backbones import BackboneName
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One request worth pasting."""
+
+    shows: str
+    path: str
+    body: dict[str, Any]
+
+    def curl(self, url: str) -> str:
+        """Return the command line, quoted for a POSIX shell."""
+        # -N: a stream should be seen as it comes
+        words = ["curl", "-sN", url.rstrip("/") + self.path, "-H", "Content-Type: application/json"]
+        return shlex.join([*words, "-d", json.dumps(self.body, ensure_ascii=False)])
+
+
+EXAMPLES: dict[BackboneName, tuple[Example, ...]] = {
+    "smollm2": (
+        Example(
+            "Where was this text found? Label words, read from one forward pass",
+            "/v1/infer",
+            {"task_id": "source", "inputs": "The battery died after two days, so I sent the phone back."},
+        ),
+        Example(
+            "The same frozen backbone with another soft prompt: it writes a line of JSON",
+            "/v1/infer",
+            {"task_id": "card", "inputs": "A warm, funny and beautifully acted film."},
+        ),
+        Example(
+            "The same, token by token",
+            "/v1/infer",
+            {"task_id": "card", "inputs": "omg worst day ever, so tired!!", "parameters": {"stream": True}},
+        ),
+        Example(
+            "Two tasks in one call: both stand in one batch of the backbone",
+            "/v1/infer/batch",
+            {
+                "requests": [
+                    {
+                        "task_id": "source",
+                        "inputs": "Senators will vote on the tax plan next week, and few expect it to pass.",
+                    },
+                    {"task_id": "card", "inputs": "The lens is sharp and the zoom works great."},
+                ]
+            },
+        ),
+    ),
+    "minilm": (
+        Example(
+            "Is this review positive or negative?",
+            "/v1/infer",
+            {"task_id": "sentiment", "inputs": "A warm, funny and beautifully acted film."},
+        ),
+        Example(
+            "Where was each of these texts found? A list is a batch",
+            "/v1/infer",
+            {
+                "task_id": "source",
+                "inputs": [
+                    "The battery died after two days, so I sent the phone back.",
+                    "omg so tired today, need coffee!!",
+                    "Senators will vote on the tax plan next week, and few expect it to pass.",
+                ],
+            },
+        ),
+        Example(
+            "Two tasks in one call: both stand in one batch of the backbone",
+            "/v1/infer/batch",
+            {
+                "requests": [
+                    {"task_id": "sentiment", "inputs": "The zoom is useless and the pictures are blurry."},
+                    {"task_id": "source", "inputs": "The zoom is useless and the pictures are blurry."},
+                ]
+            },
+        ),
+    ),
+}
+
+
+def curls(backbone: BackboneName, url: str) -> str:
+    """Return the commands to paste, each under a comment that says what it shows."""
+    return "\n\n".join(f"# {example.shows}\n{example.curl(url)}" for example in EXAMPLES[backbone])

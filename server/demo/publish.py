@@ -1,0 +1,35 @@
+"""Publish the prompts that ship with softmux into a running server, and say what to paste. Knows no training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from server.demo.backbones import BackboneName
+from server.demo.client import DemoClient
+from server.demo.curls import curls
+
+__all__ = ["PROMPTS", "curls", "prompt_folders", "publish"]
+
+PROMPTS = Path(__file__).parent / "prompts"
+
+_PARTS = {
+    "weights": "adapter_model.safetensors",
+    "config": "adapter_config.json",
+    "manifest": "manifest.json",
+}
+
+
+def prompt_folders(backbone: BackboneName) -> list[Path]:
+    """Return the folders of a backbone's prompts; a folder is named like its task."""
+    return sorted(path for path in (PROMPTS / backbone).iterdir() if path.is_dir())
+
+
+def publish(backbone: BackboneName, url: str) -> list[str]:
+    """Publish every prompt of `backbone` under its alias `live` and return the tasks' names.
+
+    Again is harmless: the server knows a source that it has, and answers with the same version. Raises DemoError.
+    """
+    with DemoClient(url) as client:
+        for folder in prompt_folders(backbone):
+            client.push(folder.name, {part: (folder / file).read_bytes() for part, file in _PARTS.items()})
+    return [folder.name for folder in prompt_folders(backbone)]
