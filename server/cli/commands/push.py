@@ -31,6 +31,7 @@ def push(
     truncate: Annotated[str | None, typer.Option(help="The field that is cut to max-length.")] = None,
     manifest: Annotated[Path | None, typer.Option(metavar="FILE", help="A manifest; options win over it.")] = None,
     alias: Annotated[str, typer.Option(help="The alias to move; '' moves none.")] = "live",
+    force: Annotated[bool, typer.Option("--force", help="Take it although made for other weights.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only let the server check it.")] = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -47,13 +48,14 @@ def push(
     }
     raw = read_manifest(manifest, said)
     checkpoint = open_checkpoint(folder)
-    path = "/v1/plan" if dry_run else f"{task.url}/versions"
+    path, place = ("/v1/plan", {"task": str(task)}) if dry_run else (f"{task.url}/versions", {"alias": alias})
+    fields = place | ({"force": "true"} if force else {})
     with (
         Client(url, key) as client,
         checkpoint.weights,
         upload_bar(str(folder), checkpoint.size_bytes, as_json) as advance,
     ):
-        report = client.upload(path, _files(checkpoint, raw, advance), {"alias": alias})
+        report = client.upload(path, _files(checkpoint, raw, advance), fields)
     show(report, as_json, lambda answer: _draw(task, answer))
 
 

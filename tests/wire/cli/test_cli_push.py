@@ -96,7 +96,10 @@ class TestPush:
     def test_dry_run_asks_for_a_plan(self, stub: Stub, softmux: Softmux, peft_folder: Path) -> None:
         stub.on("POST /v1/plan", Canned(200, PUBLISHED))
 
-        assert softmux("push", str(peft_folder), "--task", "acme/sentiment", "--dry-run").code == 0
+        assert softmux("push", str(peft_folder), "--task", "acme/sentiment", "--dry-run", "--force").code == 0
+        parts = parts_of(stub.asked[0].body)
+        assert (parts["task"], parts["force"]) == (b"acme/sentiment", b"true")
+        assert "alias" not in parts
 
     def test_a_folder_without_a_checkpoint_says_what_it_holds(self, softmux: Softmux, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("hello")
