@@ -32,7 +32,7 @@ class Filler:
 
         Pass one `TextTokenizer` for all tasks of a backbone: a plain tokenizer is copied each time.
         """
-        self._tokenizer = tokenizer if isinstance(tokenizer, TextTokenizer) else TextTokenizer(tokenizer)
+        self._tokenizer = TextTokenizer.of(tokenizer)
         self._rules = rules
         if faults := (*rules.faults(), *missing_special_tokens(rules, self._tokenizer)):
             raise UnfitError(*faults)

@@ -5,6 +5,9 @@ Works on its own copy of the fast tokenizer, so nobody's truncation, padding or 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Self
+
 from transformers import PreTrainedTokenizerBase
 
 from prompt_store.errors import UnfitError
@@ -29,18 +32,30 @@ class TextTokenizer:
         self._backend.no_padding()
         # A setting of the object, not of its JSON.
         self._backend.encode_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens
+        self._added = dict(tokenizer.added_tokens_decoder)
+        self.special_ids = frozenset(i for i, token in self._added.items() if token.special)
         self.before, self.after = self._frame()
         self.has_token_types: bool = self._pair_type() > 0
         self.vocab_size = len(tokenizer)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase | Self) -> Self:
+        """Return `tokenizer` itself if it is one already."""
+        return tokenizer if isinstance(tokenizer, cls) else cls(tokenizer)
 
     def encode(self, text: str) -> tuple[list[int], list[Offset]]:
         """Tokenise without adding special tokens; those written out in `text` are parsed, as in training."""
         encoding = self._backend.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
-    def tokens(self, ids: list[int]) -> list[str]:
-        """Return the tokens as the vocabulary spells them."""
-        return [self._backend.id_to_token(token_id) or f"<{token_id}>" for token_id in ids]
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids` without special tokens. No space is cleaned up: that changes what stood before."""
+        text: str = self._backend.decode(ids)
+        return text
+
+    def token(self, token_id: int) -> str:
+        """Return a token as the vocabulary spells it; empty for an id past its end, as padded models have."""
+        return self._backend.id_to_token(token_id) or ""
 
     @property
     def unknown_id(self) -> int | None:
@@ -53,7 +68,7 @@ class TextTokenizer:
 
     def strips(self, token_id: int) -> tuple[bool, bool]:
         """Say whether a special token takes the white space on its left, and on its right (RoBERTa's mask does)."""
-        added = self._tokenizer.added_tokens_decoder.get(token_id)
+        added = self._added.get(token_id)
         return (bool(added.lstrip), bool(added.rstrip)) if added else (False, False)
 
     def _frame(self) -> tuple[Ids, Ids]:
