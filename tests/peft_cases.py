@@ -122,7 +122,8 @@ def tiny_model(arch: str, task: str) -> tuple[PreTrainedModel, PretrainedConfig]
 
 def save_backbone(arch: str, directory: Path) -> Path:
     """Save the backbone as its publisher would: with its LM head, and with its pooler where pretraining has one."""
-    model = _seeded(AutoModelForPreTraining, tiny_config(arch), seed=11)
+    auto = AutoModelForCausalLM if arch in DECODERS else AutoModelForPreTraining
+    model = _seeded(auto, tiny_config(arch), seed=11)
     backbone = _seeded(AutoModel, tiny_config(arch), seed=7)
     model.base_model.load_state_dict(backbone.state_dict(), strict=False)
     model.save_pretrained(directory)
