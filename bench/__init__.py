@@ -1,0 +1,1 @@
+"""The benchmarks: each one command, each prints a table against its peers."""
