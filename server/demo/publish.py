@@ -8,11 +8,11 @@ from server.demo.backbones import BackboneName
 from server.demo.client import DemoClient
 from server.demo.curls import curls
 
-__all__ = ["PROMPTS", "curls", "prompt_folders", "publish"]
+__all__ = ["PROMPTS", "curls", "parts", "prompt_folders", "publish"]
 
 PROMPTS = Path(__file__).parent / "prompts"
 
-_PARTS = {
+_FILES = {
     "weights": "adapter_model.safetensors",
     "config": "adapter_config.json",
     "manifest": "manifest.json",
@@ -24,6 +24,11 @@ def prompt_folders(backbone: BackboneName) -> list[Path]:
     return sorted(path for path in (PROMPTS / backbone).iterdir() if path.is_dir())
 
 
+def parts(folder: Path) -> dict[str, bytes]:
+    """Return a prompt as the parts of a publish."""
+    return {part: (folder / file).read_bytes() for part, file in _FILES.items()}
+
+
 def publish(backbone: BackboneName, url: str) -> list[str]:
     """Publish every prompt of `backbone` under its alias `live` and return the tasks' names.
 
@@ -31,5 +36,5 @@ def publish(backbone: BackboneName, url: str) -> list[str]:
     """
     with DemoClient(url) as client:
         for folder in prompt_folders(backbone):
-            client.push(folder.name, {part: (folder / file).read_bytes() for part, file in _PARTS.items()})
+            client.push(folder.name, parts(folder))
     return [folder.name for folder in prompt_folders(backbone)]
