@@ -18,8 +18,8 @@ help: ## Show the targets
 demo: $(VENV)/.runtime ## Serve the demo prompts on 127.0.0.1:8000 (BACKBONE=smollm2|minilm)
 	@$(BIN)/softmux demo --backbone $(BACKBONE) --port $(PORT)
 
-demo-eval: $(VENV)/.dev ## Measure the demo prompts through the API of the server that `make demo` started
-	$(BIN)/python -m examples.demo_eval --url $(URL)
+demo-eval: $(VENV)/.runtime ## Measure the demo prompts through the API of the server that `make demo` started
+	$(BIN)/python -m server.demo.evaluation --url $(URL)
 
 install: $(VENV)/.dev ## Make .venv with everything that development needs
 
