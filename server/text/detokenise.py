@@ -6,7 +6,7 @@ import re
 
 from transformers import PreTrainedTokenizerBase
 
-from server.text.tokens import TextTokenizer
+from server.text.token_reader import TokenReader
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
@@ -16,10 +16,9 @@ _LONGEST_CHARACTER = 4  # bytes in UTF-8, so tokens at most
 class Detokeniser:
     """One row's tokens to text. Special tokens are left out, as by `decode(skip_special_tokens=True)`."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase | TextTokenizer) -> None:
-        """Pass one `TextTokenizer` for all rows: a plain tokenizer is copied each time."""
-        self._tokenizer = TextTokenizer.of(tokenizer)
-        # The tokens since `context` decode alone as they do in the whole text; those before `shown` have been shown.
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | TokenReader) -> None:
+        self._tokenizer = TokenReader.of(tokenizer)
+        # The first `shown` are context: what follows them decodes as it does in the whole text (its space, its case).
         self._ids: list[int] = []
         self._shown = 0
 
@@ -33,15 +32,15 @@ class Detokeniser:
             return ""  # a run of byte pieces is decoded as one, valid or not, when it has ended
         text = self._tokenizer.decode(self._ids)
         if text.endswith(_BROKEN):
-            return self._push_broken(text)
+            return self._push_broken()
         return self._show(len(self._ids), text)
 
     def finish(self) -> str:
         """Return the text of the tokens that never became a whole character."""
         return self._show(len(self._ids), self._tokenizer.decode(self._ids))
 
-    def _push_broken(self, text: str) -> str:
-        """Show all but the last tokens, once there are more than a character can have."""
+    def _push_broken(self) -> str:
+        """Show all but the last tokens once there are more than a character can have: nothing can mend those."""
         certain = len(self._ids) - _LONGEST_CHARACTER
         if certain - self._shown < _LONGEST_CHARACTER:
             return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 Origin = tuple[str, int, int]  # field, and characters [start, end) of the field's own text
@@ -39,6 +39,7 @@ class Filled:
     token_type_ids: tuple[int, ...] | None
     read_position: int | None  # of the first `<mask>`
     offsets: tuple[Origin | None, ...]  # where each token comes from; None: a literal, a special or a virtual token
+    fields: Mapping[str, str] = field(default_factory=dict)  # the request's own texts; none for `input_ids`
 
     @property
     def num_text_tokens(self) -> int:

@@ -77,7 +77,7 @@ class Filler:
             item.run if isinstance(item, Fixed) else tokenise(item, fields, truncated, self._tokenizer)
             for item in self._layout
         ]
-        filled = assemble(self._cut(runs), self._tokenizer.has_token_types)
+        filled = replace(assemble(self._cut(runs), self._tokenizer.has_token_types), fields=dict(fields))
         if not filled.input_ids:
             raise FieldError(f"the filled template holds no token: send text in {self._asked}")
         self._check_vocabulary(filled.input_ids)

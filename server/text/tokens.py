@@ -5,13 +5,11 @@ Works on its own copy of the fast tokenizer, so nobody's truncation, padding or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
-
 from transformers import PreTrainedTokenizerBase
 
 from prompt_store.errors import UnfitError
 from prompt_store.template import SpecialName
+from server.text.token_reader import TokenReader
 
 _PROBES = ("a", "the", "0", ".")  # one of them is a token in any vocabulary
 
@@ -19,57 +17,30 @@ Ids = tuple[int, ...]
 Offset = tuple[int, int]  # characters [start, end) of the encoded text
 
 
-class TextTokenizer:
+class TextTokenizer(TokenReader):
     """One per backbone. `before` and `after` are the special tokens that the tokenizer puts around a text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Copy `tokenizer`. Raises UnfitError if it is a slow one: without offsets no field can be found again."""
-        if not tokenizer.is_fast:
-            raise UnfitError(f"{type(tokenizer).__name__} is a slow tokenizer; a fast one (tokenizer.json) is needed")
+        """Copy `tokenizer`. Raises UnfitError if it cannot be used."""
+        super().__init__(tokenizer)
         self._tokenizer = tokenizer
-        self._backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+        shared = tokenizer.backend_tokenizer
+        self._backend = type(shared).from_str(shared.to_str())
         self._backend.no_truncation()
         self._backend.no_padding()
-        # A setting of the object, not of its JSON.
-        self._backend.encode_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens
-        self._added = dict(tokenizer.added_tokens_decoder)
-        self.special_ids = frozenset(i for i, token in self._added.items() if token.special)
+        self._backend.encode_special_tokens = shared.encode_special_tokens  # not a part of its JSON
         self.before, self.after = self._frame()
         self.has_token_types: bool = self._pair_type() > 0
         self.vocab_size = len(tokenizer)
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase | Self) -> Self:
-        """Return `tokenizer` itself if it is one already."""
-        return tokenizer if isinstance(tokenizer, cls) else cls(tokenizer)
 
     def encode(self, text: str) -> tuple[list[int], list[Offset]]:
         """Tokenise without adding special tokens; those written out in `text` are parsed, as in training."""
         encoding = self._backend.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids` without special tokens. No space is cleaned up: that changes what stood before."""
-        text: str = self._backend.decode(ids)
-        return text
-
-    def token(self, token_id: int) -> str:
-        """Return a token as the vocabulary spells it; empty for an id past its end, as padded models have."""
-        return self._backend.id_to_token(token_id) or ""
-
-    @property
-    def unknown_id(self) -> int | None:
-        """The id that stands for what the vocabulary lacks, if there is one."""
-        return self._tokenizer.unk_token_id  # type: ignore[no-any-return]
-
     def special_id(self, name: SpecialName) -> int | None:
         """Return the id of a special token, None if this tokenizer has none of that name."""
         return getattr(self._tokenizer, f"{name}_token_id")  # type: ignore[no-any-return]
-
-    def strips(self, token_id: int) -> tuple[bool, bool]:
-        """Say whether a special token takes the white space on its left, and on its right (RoBERTa's mask does)."""
-        added = self._added.get(token_id)
-        return (bool(added.lstrip), bool(added.rstrip)) if added else (False, False)
 
     def _frame(self) -> tuple[Ids, Ids]:
         for probe in _PROBES:

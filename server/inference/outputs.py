@@ -1,0 +1,54 @@
+"""From a row's logits to the answer of a classification, as the HTTP interface gives it (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import JsonValue
+
+from server.text.label_words import LabelColumns
+
+ProblemType = Literal["single_label", "multi_label", "regression"]
+Output = dict[str, JsonValue]
+
+DEFAULT_THRESHOLD = 0.5
+
+
+def sequence_output(
+    logits: torch.Tensor,  # [labels]
+    labels: Sequence[str],
+    problem_type: ProblemType | None = None,
+    top_k: int | None = None,
+    threshold: float | None = None,
+) -> Output:
+    """Answer a sequence classification. Without a problem type, one label means regression, as in training.
+
+    Scores are a softmax, for multi_label sigmoids, best first; `labels` are those of multi_label over `threshold`.
+    """
+    assert logits.shape == (len(labels),), f"{tuple(logits.shape)} logits for {len(labels)} labels"
+    kind = problem_type or ("regression" if len(labels) == 1 else "single_label")
+    if kind == "regression":
+        values: list[JsonValue] = logits.tolist()
+        return {"value": values[0] if len(values) == 1 else values}
+    if kind == "single_label":
+        return _ranked(torch.softmax(logits.float(), dim=0), labels, top_k)
+    scores = torch.sigmoid(logits.float())
+    limit = DEFAULT_THRESHOLD if threshold is None else threshold
+    chosen: list[JsonValue] = [label for label, score in zip(labels, scores.tolist(), strict=True) if score > limit]
+    return {"labels": chosen, **_ranked(scores, labels, top_k)}
+
+
+def label_words_output(logits: torch.Tensor, words: LabelColumns, top_k: int | None = None) -> Output:
+    """Answer a label-words task from the logits of its columns: softmax over labels of the mean over their words."""
+    assert logits.shape == (len(words.columns),), f"{tuple(logits.shape)} logits for {len(words.columns)} columns"
+    means = torch.stack([logits.float()[list(group)].mean() for group in words.groups])
+    return _ranked(torch.softmax(means, dim=0), words.labels, top_k)
+
+
+def _ranked(scores: torch.Tensor, labels: Sequence[str], top_k: int | None) -> Output:
+    values = scores.tolist()
+    order = sorted(range(len(labels)), key=lambda i: -values[i])
+    ranked: list[JsonValue] = [{"label": labels[i], "score": values[i]} for i in order[:top_k]]
+    return {"label": labels[order[0]], "score": values[order[0]], "scores": ranked}
