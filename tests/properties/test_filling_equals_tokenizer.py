@@ -34,7 +34,7 @@ def test_the_default_template_is_the_tokenizer_alone(name: str, text: str, max_l
         2,
         "embeds",
         max_length,
-        truncation_side=side,  # type: ignore[arg-type]
+        truncation_side=side,
     )
     filled = Filler(_COPIES[name], rules).fill({"text": text})
     assert list(filled.input_ids[2:]) == expected

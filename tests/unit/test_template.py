@@ -89,7 +89,7 @@ def test_a_template_knows_its_slots_and_fields() -> None:
 def test_soft_slots_must_fit_the_prompt(
     text: str, num_virtual_tokens: int, place: str | None, found: str | None
 ) -> None:
-    faults = parse_template(text).soft_faults(num_virtual_tokens, place)  # type: ignore[arg-type]
+    faults = parse_template(text).soft_faults(num_virtual_tokens, place)
     if found is None:
         assert faults == ()
     else:
