@@ -70,7 +70,7 @@ class AliasMoves:
     async def follow(self, task: TaskName) -> None:
         """Serve what the store says of the task now.
 
-        What cannot be loaded leaves the old state serving, with the reason. Raises StoreError when the store cannot be asked.
+        What cannot be loaded leaves the old state serving, with the reason. Raises StoreError when it is away.
         """
         async with self._lock(task):
             try:

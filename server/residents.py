@@ -13,7 +13,7 @@ from prompt_store.errors import ArtifactError, SoftmuxError, StoreCorruptError
 from prompt_store.refs import TaskName, Version
 from prompt_store.store import PromptStore
 from server.engine.errors import QueueFullError
-from server.servable import Servable, make_servable
+from server.servable import Servable, ServableMaker
 from server.serving_engine import ServingEngine
 
 if TYPE_CHECKING:
@@ -37,10 +37,16 @@ class Residents:
     """Load versions once however many ask, and hold them for requests."""
 
     def __init__(
-        self, store: PromptStore, engine: ServingEngine, settings: ResidentSettings, clock: Callable[[], float]
+        self,
+        store: PromptStore,
+        engine: ServingEngine,
+        maker: ServableMaker,
+        settings: ResidentSettings,
+        clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._engine = engine
+        self._maker = maker
         self._settings = settings
         self._clock = clock
         self._servables: dict[_Key, Servable] = {}
@@ -105,7 +111,7 @@ class Residents:
                 if artifact is None:
                     raw = await self._store.get(key[0].tenant, key[1])
                     artifact = await asyncio.to_thread(Artifact.from_bytes, raw)
-                servable, request = make_servable(*key, artifact, self._engine)
+                servable, request = self._maker.make(*key, artifact)
                 await self._engine.load(request)
         except (ArtifactError, StoreCorruptError) as error:
             self._bad[key] = (self._clock() + self._settings.bad_version_ttl_s, error)

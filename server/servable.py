@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prompt_store.artifact import Artifact
+from prompt_store.backbone_spec import BackboneSpec, PromptPlace
 from prompt_store.manifest import HeadKind, Manifest
 from prompt_store.refs import TaskName, Version
 from server.engine.types import LoadRequest, ReadColumns, Reading, ReadSequence, ReadText, ReadTokens
-from server.serving_engine import ServingEngine
+from server.text.filling import Filler, FillRules
+from server.text.label_words import LabelColumns, label_columns
+from server.text.tokens import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,20 +21,69 @@ class Servable:
     task: TaskName
     version: Version
     manifest: Manifest
+    filler: Filler
+    tokenizer: TextTokenizer  # the backbone's, shared by all versions
     reading: Reading
+    label_columns: LabelColumns | None  # of a label-words task
+    num_prefix: int  # virtual tokens that take positions, but no place in the row
 
 
-def make_servable(
-    task: TaskName, version: Version, artifact: Artifact, engine: ServingEngine
-) -> tuple[Servable, LoadRequest]:
-    """Return the version's light half, which stays, and its heavy half, which goes to the device.
+class ServableMaker:
+    """Prepare versions for one backbone and its tokenizer."""
 
-    Raises ArtifactError when the template or the label words do not fit the tokenizer.
-    """
-    reading: Reading = {
-        HeadKind.SEQUENCE_CLASSIFICATION: ReadSequence(),
-        HeadKind.TOKEN_CLASSIFICATION: ReadTokens(),
-        HeadKind.LABEL_WORDS: ReadColumns(()),
-        HeadKind.GENERATION: ReadText(),
-    }[artifact.manifest.kind]
-    return Servable(task, version, artifact.manifest, reading), LoadRequest(task, version, artifact, reading)
+    def __init__(self, spec: BackboneSpec, tokenizer: TextTokenizer) -> None:
+        self.spec = spec
+        self._tokenizer = tokenizer
+
+    def make(self, task: TaskName, version: Version, artifact: Artifact) -> tuple[Servable, LoadRequest]:
+        """Return the version's light half, which stays, and its heavy half, which goes to the device.
+
+        Raises ArtifactError when the template or the label words do not fit the tokenizer.
+        """
+        manifest = artifact.manifest
+        filler = Filler(self._tokenizer, self._rules(artifact))
+        columns = self._label_columns(manifest)
+        servable = Servable(
+            task=task,
+            version=version,
+            manifest=manifest,
+            filler=filler,
+            tokenizer=self._tokenizer,
+            reading=_reading(manifest, columns),
+            label_columns=columns,
+            num_prefix=_num_prefix(artifact),
+        )
+        return servable, LoadRequest(task, version, artifact, servable.reading, filler.leading)
+
+    def _label_columns(self, manifest: Manifest) -> LabelColumns | None:
+        if manifest.kind is not HeadKind.LABEL_WORDS or manifest.label_words is None:
+            return None
+        return label_columns(manifest.label_words, self._tokenizer, manifest.labels)
+
+    def _rules(self, artifact: Artifact) -> FillRules:
+        room = self.spec.max_positions - artifact.manifest.num_virtual_tokens
+        return FillRules.of(artifact.manifest, place_of(artifact), self.spec.vocab_size, room)
+
+
+def place_of(artifact: Artifact) -> PromptPlace | None:
+    """Return where the artifact's soft prompt goes; None when it has none."""
+    if artifact.embeds is not None:
+        return "embeds"
+    return "kv" if artifact.kv is not None else None
+
+
+def _num_prefix(artifact: Artifact) -> int:
+    return artifact.manifest.num_virtual_tokens if place_of(artifact) == "kv" else 0
+
+
+def _reading(manifest: Manifest, columns: LabelColumns | None) -> Reading:
+    match manifest.kind:
+        case HeadKind.SEQUENCE_CLASSIFICATION:
+            return ReadSequence()
+        case HeadKind.TOKEN_CLASSIFICATION:
+            return ReadTokens()
+        case HeadKind.LABEL_WORDS:
+            assert columns is not None, "the manifest's validator asks for label_words"
+            return ReadColumns(columns.columns)
+        case HeadKind.GENERATION:
+            return ReadText()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from server.engine.residency import Lease
 
 
-class RunningRow(Protocol):
+class RowChannel(Protocol):
     """The loop's side of one row."""
 
     def __aiter__(self) -> AsyncIterator[Token]:
@@ -54,7 +54,7 @@ class ServingEngine(Protocol):
         """Hold a resident version; None when it is not resident."""
         ...
 
-    def submit(self, request: RowRequest) -> RunningRow:
+    def submit(self, request: RowRequest) -> RowChannel:
         """Queue a row. Raises EngineError at once."""
         ...
 

@@ -18,9 +18,11 @@ from server.alias_moves import AliasMoves
 from server.follower import StoreFollower
 from server.records import Records
 from server.residents import Residents, ResidentSettings
+from server.servable import ServableMaker
 from server.serving import Serving, ServingTable, pick, sticky_point
 from server.serving_engine import ServingEngine
 from server.task_lease import TaskLease
+from server.text.tokens import TextTokenizer
 
 __all__ = ["Serving", "TaskLease", "Tasks", "TasksSettings"]
 
@@ -49,7 +51,8 @@ class Tasks:
         self._store = store
         self._engine = engine
         self._max_strikes = settings.max_strikes
-        self._residents = Residents(store, engine, settings.residents, clock)
+        self.maker = ServableMaker(engine.spec, TextTokenizer.of(engine.tokenizer))
+        self._residents = Residents(store, engine, self.maker, settings.residents, clock)
         self._records = Records(store, self._gone)
         self._table = ServingTable()
         self._moves = AliasMoves(store, self._records, self._residents, self._table)
@@ -143,6 +146,10 @@ class Tasks:
     def drop(self, task: TaskName, version: Version) -> bool:
         """Forget what this replica holds of a version; False if it was not resident."""
         return self._residents.drop(task, version)
+
+    async def follow(self, task: TaskName) -> None:
+        """Serve what the store says of the task now, where it can be served. Raises StoreError."""
+        await self._moves.follow(task)
 
     async def load(self, task: TaskName, version: Version) -> None:
         """Make a version resident by hand."""

@@ -72,6 +72,12 @@ class FakeRow:
         self._tokens: list[Token] = []
         self._end: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._queue: asyncio.Queue[Token | None] = asyncio.Queue()
+        self.ended = asyncio.Event()
+        self._end.add_done_callback(lambda _: self.ended.set())
+
+    @property
+    def is_ended(self) -> bool:
+        return self._end.done()
 
     def push(self, token_id: int) -> None:
         if not self._end.done():
@@ -117,8 +123,8 @@ class FakeEngine:
     tokenizer: PreTrainedTokenizerFast
     hold_rows: bool = False
     max_resident: int = 1000
-    row_errors: list[EngineError] = field(default_factory=list)  # each fails one submitted row
-    submit_errors: list[EngineError] = field(default_factory=list)
+    row_errors: list[EngineError] = field(default_factory=list)  # each fails one submitted row, the last one first
+    submit_errors: list[EngineError | None] = field(default_factory=list)
     load_errors: dict[Version, SoftmuxError] = field(default_factory=dict)
     trial_errors: list[SoftmuxError] = field(default_factory=list)
 
@@ -142,6 +148,7 @@ class FakeEngine:
         if error := self.load_errors.get(request.version):
             raise error
         self._evict()
+        self.doomed.discard((request.task, request.version))
         self.resident[request.task, request.version] = request
 
     async def trial(self, request: LoadRequest, row: RowInput) -> None:
@@ -156,8 +163,8 @@ class FakeEngine:
         return FakeLease(self, task, version)
 
     def submit(self, request: RowRequest) -> FakeRow:
-        if self.submit_errors:
-            raise self.submit_errors.pop()
+        if self.submit_errors and (error := self.submit_errors.pop()):
+            raise error
         assert not request.lease.is_released, "a row was submitted under a released lease"
         row = FakeRow(request, self.resident[request.lease.task, request.lease.version])
         self.rows.append(row)
@@ -302,6 +309,26 @@ def writer(seed: int = 0, says: str = "ab", **manifest: Any) -> Artifact:
     }
     generator = torch.Generator().manual_seed(seed)
     return Artifact(Manifest(**{**fields, **manifest}), {"embeds": torch.randn(3, 8, generator=generator) * 0.1})
+
+
+def labeller(seed: int = 0, **manifest: Any) -> Artifact:
+    """A prompt-tuned task read by label words; the fake engine picks the first label."""
+    words = {"label_words": {"good": ("y",), "bad": ("n",)}, "labels": ("good", "bad")}
+    return writer(seed, kind=HeadKind.LABEL_WORDS, template="<soft:3>{text} ", **{**words, **manifest})
+
+
+def tagger(seed: int = 0, **manifest: Any) -> Artifact:
+    """A token classifier; the fake engine calls every token PER."""
+    return classifier(
+        seed,
+        **{
+            "kind": HeadKind.TOKEN_CLASSIFICATION,
+            "labels": ("PER", "O"),
+            "problem_type": None,
+            "head": HeadModule(path="classifier", form="linear", reads="tokens"),
+            **manifest,
+        },
+    )
 
 
 def version_record(version: Version, **changes: Any) -> VersionRecord:

@@ -1,109 +1,56 @@
-"""From a request's `inputs` to items. A list is always a batch; a bare text or object is one item."""
+"""From a request's `inputs` to filled rows. A list is always a batch; a bare text or object is one item."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Sequence
 
 from pydantic import JsonValue
 
 from server.inference.errors import RequestError
+from server.text.errors import TextError
+from server.text.filling import Filled, Filler
 
-INPUT_IDS = "input_ids"
-
-
-@dataclass(frozen=True, slots=True)
-class FieldsItem:
-    """Texts for the template's fields, each of them given."""
-
-    fields: Mapping[str, str]
-
-    @property
-    def num_chars(self) -> int:
-        """The characters of all fields: what tokenising costs."""
-        return sum(map(len, self.fields.values()))
+# Below this a thread's hand-over costs more than the tokenising that it would take off the event loop.
+_MAX_CHARS_ON_LOOP = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class TokensItem:
-    """Token ids that stand in place of everything the template would tokenise."""
-
-    input_ids: tuple[int, ...]
-
-
-Item = FieldsItem | TokensItem
+async def fill_inputs(filler: Filler, inputs: JsonValue, max_items: int) -> tuple[Filled, ...]:
+    """Fill the template with every item. Raises RequestError that names the item at fault."""
+    items = split_inputs(inputs, max_items)
+    if sum(map(_num_chars, items)) > _MAX_CHARS_ON_LOOP:
+        return await asyncio.to_thread(_fill_all, filler, items, isinstance(inputs, list))
+    return _fill_all(filler, items, isinstance(inputs, list))
 
 
-@dataclass(frozen=True, slots=True)
-class InputShape:
-    """What an item may look like: the template's fields and the vocabulary."""
-
-    fields: tuple[str, ...]
-    vocab_size: int
-
-
-def parse_inputs(inputs: JsonValue, shape: InputShape, max_items: int) -> tuple[Item, ...]:
-    """Read `inputs`. Raises RequestError that names the item and what it should look like."""
+def split_inputs(inputs: JsonValue, max_items: int) -> Sequence[JsonValue]:
+    """Return the items of `inputs`. Raises RequestError for an empty or too long list."""
     if not isinstance(inputs, list):
-        return (_parse_item(inputs, shape, "inputs"),)
+        return [inputs]
     if not inputs:
         raise RequestError("inputs is an empty list: give at least one item", "inputs")
     if len(inputs) > max_items:
         raise RequestError(f"inputs has {len(inputs)} items; at most {max_items} are taken in one request", "inputs")
-    return tuple(_parse_item(item, shape, f"inputs[{index}]") for index, item in enumerate(inputs))
+    return inputs
 
 
-def _parse_item(item: JsonValue, shape: InputShape, param: str) -> Item:
-    match item:
-        case str() if len(shape.fields) == 1:
-            return FieldsItem({shape.fields[0]: _parse_text(item, param)})
-        case dict() if INPUT_IDS in item:
-            return _parse_tokens(item, shape, param)
-        case dict():
-            return _parse_fields(item, shape, param)
-        case _:
-            found = "a bare text" if isinstance(item, str) else f"{type(item).__name__}"
-            raise RequestError(f"{param} is {found}; {_wanted(shape)}", param)
+def _fill_all(filler: Filler, items: Sequence[JsonValue], is_batch: bool) -> tuple[Filled, ...]:
+    return tuple(_fill(filler, item, f"inputs[{index}]" if is_batch else "inputs") for index, item in enumerate(items))
 
 
-def _parse_fields(item: Mapping[str, JsonValue], shape: InputShape, param: str) -> FieldsItem:
-    missing = [name for name in shape.fields if name not in item]
-    unknown = [str(name)[:80] for name in item if name not in shape.fields]
-    if missing or unknown:
-        faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
-        raise RequestError(f"{param} {' and '.join(faults)}; {_wanted(shape)}", param)
-    return FieldsItem({name: _parse_text(item[name], f"{param}.{name}") for name in shape.fields})
-
-
-def _parse_text(value: JsonValue, param: str) -> str:
-    if not isinstance(value, str):
-        raise RequestError(f"{param} is {type(value).__name__}; expected a text", param)
+def _fill(filler: Filler, item: JsonValue, param: str) -> Filled:
     try:
-        value.encode()
+        filled = filler.fill_input(item)
+    except TextError as error:
+        raise RequestError(f"{param}: {error}", param) from error
     except UnicodeEncodeError as error:
         # JSON can spell half of a surrogate pair; no tokenizer takes it.
         raise RequestError(f"{param} is not valid Unicode: {error.reason} at {error.start}", param) from error
-    return value
+    if not filled.input_ids:
+        raise RequestError(f"{param} has no token at all; this task needs a text", param)
+    return filled
 
 
-def _parse_tokens(item: Mapping[str, JsonValue], shape: InputShape, param: str) -> TokensItem:
-    ids = item[INPUT_IDS]
-    if len(item) > 1:
-        raise RequestError(f"{param} has input_ids and other fields; token ids stand alone", param)
-    if not isinstance(ids, list) or not ids:
-        raise RequestError(f"{param}.input_ids must be a list of at least one token id", f"{param}.{INPUT_IDS}")
-    return TokensItem(tuple(_parse_id(value, shape, f"{param}.{INPUT_IDS}[{at}]") for at, value in enumerate(ids)))
-
-
-def _parse_id(value: JsonValue, shape: InputShape, param: str) -> int:
-    # bool is an int to Python, and no token id.
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < shape.vocab_size:
-        raise RequestError(
-            f"{param} is {str(value)[:40]!r}; expected an integer from 0 to {shape.vocab_size - 1}", param
-        )
-    return value
-
-
-def _wanted(shape: InputShape) -> str:
-    named = ", ".join(f'"{name}": text' for name in shape.fields)
-    return f'expected {"a text or " if len(shape.fields) == 1 else ""}{{{named}}} or {{"input_ids": [..]}}'
+def _num_chars(item: JsonValue) -> int:
+    texts = item.values() if isinstance(item, dict) else [item]
+    return sum(len(text) for text in texts if isinstance(text, str | list))

@@ -1,0 +1,108 @@
+"""From the rows of a call to its answer. The figures come from the engine, their shape from `outputs`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pydantic import JsonValue
+
+from prompt_store.manifest import HeadKind
+from server.engine.types import Outcome, Token
+from server.inference.answer import Answer, Timing, Usage
+from server.inference.outputs import label_words_output, sequence_output
+from server.inference.parameters import ClassificationParameters, GenerationParameters, TokenParameters
+from server.inference.spans import SpanReader
+from server.inference.walk import Walk
+from server.inference.writing import Written
+from server.text.filled import Filled
+
+
+class Clocked:
+    """The times of one call, from its arrival."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._started = self._leased = clock()
+
+    def leased(self) -> None:
+        """The version is resident and held."""
+        self._leased = self._clock()
+
+    def timing(self, outcomes: Sequence[Outcome]) -> Timing:
+        """Return where the time went until now."""
+        return Timing(
+            load_ms=1e3 * (self._leased - self._started),
+            queue_ms=1e3 * max(outcome.queue_s for outcome in outcomes),
+            step_ms=1e3 * max(outcome.step_s for outcome in outcomes),
+            total_ms=1e3 * (self._clock() - self._started),
+        )
+
+
+async def read_answer(walk: Walk, clocked: Clocked) -> Answer:
+    """Wait for the rows of a submitted walk and read its answer. Raises EngineError."""
+    if walk.lease.servable.manifest.kind is HeadKind.GENERATION:
+        written = await walk.written()
+        outcomes = [text.outcome for text in written]
+        wants_logprobs = walk.work.wants_logprobs
+        outputs = [_generation_output(text, wants_logprobs) for text in written]
+        num_written = sum(len(text.tokens) for text in written)
+    else:
+        outcomes, num_written = await walk.outcomes(), 0
+        outputs = _head_outputs(walk, outcomes)
+    return _answer(walk, outputs, _usage(walk, num_written), clocked.timing(outcomes))
+
+
+def _answer(walk: Walk, outputs: Sequence[JsonValue], usage: Usage, timing: Timing) -> Answer:
+    lease = walk.lease
+    kind = lease.servable.manifest.kind
+    return Answer(lease.task, lease.version, lease.alias, kind, tuple(outputs), usage, timing)
+
+
+def _usage(walk: Walk, num_written: int) -> Usage:
+    return Usage(
+        input_tokens=sum(filled.num_text_tokens for filled in walk.work.filled),
+        virtual_tokens=walk.lease.servable.manifest.num_virtual_tokens * len(walk.work.filled),
+        output_tokens=num_written,
+    )
+
+
+def _head_outputs(walk: Walk, outcomes: Sequence[Outcome]) -> list[JsonValue]:
+    rows = zip(walk.work.filled, outcomes, strict=True)
+    return [_head_output(walk, filled, outcome) for filled, outcome in rows]
+
+
+def _head_output(walk: Walk, filled: Filled, outcome: Outcome) -> JsonValue:
+    servable, manifest, logits = walk.lease.servable, walk.lease.servable.manifest, outcome.logits
+    assert logits is not None, "the engine reads logits for everything but generation"
+    match walk.work.parameters:
+        case TokenParameters(aggregation_strategy=strategy, ignore_labels=ignored):
+            labels = manifest.labels or invented_labels(logits.shape[-1])
+            return SpanReader(labels, servable.tokenizer).read(logits, filled, strategy, ignored)
+        case ClassificationParameters(top_k=top_k) if servable.label_columns is not None:
+            return label_words_output(logits, servable.label_columns, top_k)
+        case ClassificationParameters(top_k=top_k, threshold=threshold):
+            labels = manifest.labels or invented_labels(logits.shape[-1])
+            return sequence_output(logits, labels, manifest.problem_type, top_k, threshold)
+        case GenerationParameters():
+            raise AssertionError("generation reads no logits")
+
+
+def invented_labels(count: int) -> tuple[str, ...]:
+    """Return the names of labels that nobody named, as transformers invents them."""
+    return tuple(f"LABEL_{index}" for index in range(count))
+
+
+def _generation_output(text: Written, wants_logprobs: bool) -> JsonValue:
+    output: dict[str, JsonValue] = {
+        "text": text.text,
+        "finish_reason": text.finish_reason.value,
+        "num_tokens": len(text.tokens),
+    }
+    if wants_logprobs:
+        output["logprobs"] = [_logprob(token) for token in text.tokens]
+    return output
+
+
+def _logprob(token: Token) -> JsonValue:
+    top: list[JsonValue] = [{"token_id": other, "logprob": value} for other, value in token.top_logprobs.items()]
+    return {"token_id": token.token_id, "logprob": token.logprob, "top": top}

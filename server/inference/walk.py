@@ -1,0 +1,110 @@
+"""One call's walk once its version is leased: rows in, an answer out, and everything given back however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from server.engine.types import Outcome, RowInput, RowRequest, SamplingParams
+from server.inference.answer import InferCall, TokenEvent
+from server.inference.inputs import fill_inputs
+from server.inference.parameters import GenerationParameters, Parameters, parse_parameters
+from server.inference.sampling import Generation, generation_of
+from server.inference.writing import Writing, Written
+from server.serving_engine import RowChannel, ServingEngine
+from server.task_lease import TaskLease
+from server.text.filling import Filled
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a call asks for, parsed and filled."""
+
+    call: InferCall
+    parameters: Parameters
+    filled: tuple[Filled, ...]
+    generation: Generation | None  # of a generation task
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether each token's log probability was asked for."""
+        return self.generation is not None and self.generation.sampling.num_logprobs is not None
+
+
+async def prepare(lease: TaskLease, call: InferCall, max_items: int) -> Work:
+    """Parse the parameters and fill the template. Raises RequestError."""
+    manifest = lease.servable.manifest
+    parameters = parse_parameters(manifest.kind, call.parameters)
+    filled = await fill_inputs(lease.servable.filler, call.inputs, max_items)
+    if not isinstance(parameters, GenerationParameters):
+        return Work(call, parameters, filled, None)
+    return Work(call, parameters, filled, generation_of(parameters, manifest.generation))
+
+
+class Walk:
+    """A prepared call under its lease. `submit` once, then one of the three ways to read it; `close` always."""
+
+    def __init__(self, engine: ServingEngine, lease: TaskLease, work: Work) -> None:
+        self._engine = engine
+        self.lease = lease
+        self.work = work
+        self._rows: list[RowChannel] = []
+        self._writings: list[Writing] = []
+
+    def submit(self) -> None:
+        """Queue every row. Raises QueueFullError, NeverFitsError, EngineDeadError; `close` ends what was queued."""
+        for filled in self.work.filled:
+            request = RowRequest(
+                self.lease.engine_lease, to_row(filled), self._sampling(filled), self.work.call.deadline
+            )
+            row = self._engine.submit(request)
+            self._rows.append(row)
+            if self.work.generation:
+                self._writings.append(Writing(row, self.lease.servable.tokenizer, self.work.generation.stops))
+
+    async def pieces(self) -> AsyncGenerator[TokenEvent, None]:
+        """Yield what the generation rows write, one row after the other; nothing for other kinds."""
+        for writing in self._writings:
+            async with aclosing(writing.pieces()) as pieces:
+                async for event in pieces:
+                    yield event
+
+    async def outcomes(self) -> list[Outcome]:
+        """Wait for every row. Raises the EngineError of the first row that failed."""
+        # Waiting for one after the other costs no task a row, and the last one ends when it ends.
+        return [await row.outcome() for row in self._rows]
+
+    async def written(self) -> list[Written]:
+        """Follow every generation row to its end. Raises the EngineError of a row that failed."""
+        followers = [asyncio.create_task(writing.written()) for writing in self._writings]
+        try:
+            return await asyncio.gather(*followers)
+        finally:
+            for follower in followers:
+                follower.cancel()
+
+    def abort(self) -> None:
+        """End every row that still runs; again is a no-op."""
+        for row in self._rows:
+            row.abort()
+
+    def close(self) -> None:
+        """Abort what still runs and release the lease; again is a no-op."""
+        self.abort()
+        self.lease.release()
+
+    def _sampling(self, filled: Filled) -> SamplingParams:
+        generation, servable = self.work.generation, self.lease.servable
+        if generation is None:
+            return SamplingParams()
+        room = self._engine.spec.max_positions - len(filled.input_ids) - servable.num_prefix
+        if not generation.may_shorten or room < 1:
+            return generation.sampling
+        return replace(generation.sampling, max_new_tokens=min(generation.sampling.max_new_tokens, room))
+
+
+def to_row(filled: Filled) -> RowInput:
+    """Hand a filled template to the engine, which knows no fields."""
+    return RowInput(filled.input_ids, filled.soft_positions, filled.token_type_ids, filled.read_position)

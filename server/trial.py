@@ -1,0 +1,87 @@
+"""Try a candidate on this backbone before anybody is served by it: alone, perturbed, and on its golden examples."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from pydantic import JsonValue
+
+from prompt_store.errors import SoftmuxError, TrialError
+from prompt_store.manifest import Manifest
+from prompt_store.refs import TaskName, TaskRef
+from server.golden import differences, promised_outputs
+from server.inference.answer import InferCall
+from server.inference.service import InferenceService
+from server.inference.walk import to_row
+from server.servable import ServableMaker
+from server.serving_engine import ServingEngine
+from server.task_lease import TaskLease
+from server.tasks import Tasks
+from server.text.errors import TextError
+from server.upload import Candidate
+
+_TRIAL_TEXT = "A short text."
+
+
+class Trial:
+    """Run candidates and their promises."""
+
+    def __init__(self, engine: ServingEngine, maker: ServableMaker, tasks: Tasks, inference: InferenceService) -> None:
+        self._engine = engine
+        self._maker = maker
+        self._tasks = tasks
+        self._inference = inference
+
+    @asynccontextmanager
+    async def tried(self, task: TaskName, candidate: Candidate) -> AsyncIterator[tuple[str, ...]]:
+        """Try a candidate and leave it resident; yield what its user should know.
+
+        When the body fails it is taken off the device, unless it was there before. Raises TrialError, EngineError.
+        """
+        was_resident = self._tasks.is_resident(task, candidate.version)
+        try:
+            await self._run_alone(task, candidate)
+            await self._tasks.adopt(task, candidate.version, candidate.artifact)
+            with await self._tasks.hold(task, candidate.version) as lease:
+                checks = await self.run_examples(lease)
+            yield checks
+        except BaseException:
+            if not was_resident:
+                self._tasks.drop(task, candidate.version)
+            raise
+
+    async def run_examples(self, lease: TaskLease) -> tuple[str, ...]:
+        """Run the golden examples; return what to tell about them. Raises TrialError with every broken promise."""
+        examples = lease.servable.manifest.examples or ()
+        broken: list[str] = []
+        for index, example in enumerate(examples):
+            found = await self._answer(lease, example.inputs, f"examples[{index}]")
+            path = f"examples[{index}].outputs"
+            broken.extend(differences(promised_outputs(example), found, example.tolerance, path))
+        if broken:
+            raise TrialError(*broken)
+        return (f"golden examples: {len(examples)} came out as promised",) if examples else ()
+
+    async def _answer(self, lease: TaskLease, inputs: JsonValue, path: str) -> list[JsonValue]:
+        call = InferCall(TaskRef(lease.task, lease.version), inputs)
+        try:
+            return list((await self._inference.answer(lease, call)).outputs)
+        except SoftmuxError as error:
+            raise TrialError(f"{path} could not be answered: {error}") from error
+
+    async def _run_alone(self, task: TaskName, candidate: Candidate) -> None:
+        servable, request = self._maker.make(task, candidate.version, candidate.artifact)
+        example = _trial_input(candidate.artifact.manifest, servable.filler.fields)
+        try:
+            filled = servable.filler.fill_input(example)
+        except TextError as error:
+            raise TrialError(f"the template cannot be filled with {example!r}: {error}") from error
+        await self._engine.trial(request, to_row(filled))
+
+
+def _trial_input(manifest: Manifest, fields: tuple[str, ...]) -> JsonValue:
+    if manifest.examples:
+        inputs = manifest.examples[0].inputs
+        return inputs[0] if isinstance(inputs, list) and inputs else inputs
+    return dict.fromkeys(fields, _TRIAL_TEXT)
