@@ -50,9 +50,10 @@ class Admission:
         """
         with self._lock:
             self._refuse_if_full(num_tokens)
-            if deadline is not None and self._clock() + self._estimated_wait_s() > deadline:
+            wait_s = self._estimated_wait_s()
+            if deadline is not None and wait_s and self._clock() + wait_s > deadline:
                 raise self._full(
-                    f"{self._num_tokens} tokens wait, about {self._estimated_wait_s():.1f} s of work; "
+                    f"{self._num_tokens} tokens wait, about {wait_s:.1f} s of work; "
                     "this row's deadline comes before its turn"
                 )
             if self._num_rows == 0:

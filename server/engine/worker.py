@@ -113,7 +113,11 @@ class Worker:
         self._closing = threading.Lock()
         self.is_alive = True
         self.heartbeat = time.monotonic()
-        self.num_running = 0
+
+    @property
+    def num_running(self) -> int:
+        """Rows that have joined a step."""
+        return len(self._active)
 
     def start(self) -> None:
         """Start the thread."""
@@ -133,7 +137,6 @@ class Worker:
         self._thread.join()
 
     def _live(self) -> None:
-        reason = "the server is shutting down"
         try:
             while self._take_messages():
                 self.heartbeat = time.monotonic()
@@ -143,10 +146,10 @@ class Worker:
                 self._flush()
         except BaseException as error:
             log.critical("the engine's worker died", exc_info=error)
-            reason = f"the engine died: {type(error).__name__}: {error}"
+            self._last_words(f"the engine died: {type(error).__name__}: {error}")
             self._on_death()
-        finally:
-            self._last_words(reason)
+        else:
+            self._last_words("the server is shutting down")
 
     def _last_words(self, reason: str) -> None:
         """Answer every row and job there is, and let no other in."""
@@ -216,7 +219,6 @@ class Worker:
         return row.pool is not None or not row.is_generating
 
     def _step(self) -> None:
-        self.num_running = len(self._active)
         if not self._active:
             return
         began = time.monotonic()
@@ -227,7 +229,6 @@ class Worker:
             self._settle(row_id, result)
         num_tasks = len({a.row.resident.key[0] for a in active})
         self._parts.observer.step(len(active), num_tokens, num_tasks, time.monotonic() - began)
-        self.num_running = len(self._active)
 
     def _run(self, rows: Sequence[RunningRow]) -> list[RowResult | OutOfMemoryError]:
         """Run a step; when the device's memory is full, run its halves, down to single rows."""
