@@ -49,13 +49,17 @@ class Filled:
 
 def assemble(runs: Sequence[Run], has_token_types: bool) -> Filled:
     """Lay the runs end to end."""
-    tokens = [token for run in runs for token in run.tokens]
-    types = tuple(run.token_type for run in runs for _ in run.tokens) if has_token_types else None
-    mask = next((i for i, run in enumerate(runs) if run.is_mask), None)
-    return Filled(
-        input_ids=tuple(_ANY_ID if token is None else token for token in tokens),
-        soft_positions=tuple(i for i, token in enumerate(tokens) if token is None),
-        token_type_ids=types,
-        read_position=None if mask is None else sum(len(run.tokens) for run in runs[:mask]),
-        offsets=tuple(origin for run in runs for origin in run.origins),
-    )
+    ids: list[int] = []
+    soft: list[int] = []
+    types: list[int] = []
+    origins: list[Origin | None] = []
+    read_position: int | None = None
+    for run in runs:
+        if run.is_mask and read_position is None:
+            read_position = len(ids)
+        if None in run.tokens:
+            soft += (len(ids) + i for i, token in enumerate(run.tokens) if token is None)
+        ids += (_ANY_ID if token is None else token for token in run.tokens)
+        types += [run.token_type] * len(run.tokens)
+        origins += run.origins
+    return Filled(tuple(ids), tuple(soft), tuple(types) if has_token_types else None, read_position, tuple(origins))

@@ -38,6 +38,7 @@ class Filler:
             raise UnfitError(*faults)
         self._layout = lay_out(rules, self._tokenizer)
         self._num_fixed = sum(item.num_text_tokens for item in self._layout if isinstance(item, Fixed))
+        self._num_soft = sum(len(item.tokens) for item in self._layout if isinstance(item, Fixed)) - self._num_fixed
         self._vocab_size = rules.vocab_size or self._tokenizer.vocab_size
         if rules.max_length is not None and rules.max_length <= self._num_fixed:
             raise UnfitError(
@@ -95,8 +96,10 @@ class Filler:
     def _cut(self, runs: list[Run]) -> list[Run]:
         """Drop tokens of the field that takes the truncation until the row fits, as the tokenizer would."""
         rules = self._rules
-        num_text = sum(token is not None for run in runs for token in run.tokens)
-        if rules.max_length is None or num_text <= rules.max_length:
+        if rules.max_length is None:
+            return runs
+        num_text = sum(len(run.tokens) for run in runs) - self._num_soft
+        if num_text <= rules.max_length:
             return runs
         excess = num_text - rules.max_length
         place = next((i for i, run in enumerate(runs) if len(run.can_drop) > excess), None)

@@ -26,26 +26,42 @@ class _Place:
             return int(self.start <= start <= self.end)
         return 2 * (min(end, self.end) - max(start, self.start))
 
+    def origin(self, offset: Offset) -> Origin | None:
+        """Return the field's own characters in a token, None if there are none."""
+        if self.overlap(offset) <= 0:
+            return None
+        return self.name, max(offset[0], self.start) - self.start, min(offset[1], self.end) - self.start
+
+    def is_all_of(self, offset: Offset, string: str) -> bool:
+        """Whether a token stands for nothing but this field and white space."""
+        start, end = offset
+        others = string[start : max(start, self.start)] + string[min(end, self.end) : end]
+        return self.overlap(offset) > 0 and not others.strip()
+
 
 def tokenise(stretch: Stretch, fields: Mapping[str, str], truncated: str | None, tokenizer: TextTokenizer) -> Run:
     """Tokenise the stretch as one string and find the fields again."""
     string, places = _joined(stretch, fields)
     text, start = stretch.trimmed(string)
     ids, offsets = tokenizer.encode(text)
-    origins: list[Origin | None] = []
-    can_drop: list[int] = []
-    for i, (left, right) in enumerate(offsets):
-        offset = (left + start, right + start)
-        place = max(places, key=lambda place: place.overlap(offset))
-        if place.overlap(offset) <= 0:
-            origins.append(None)
-            continue
-        inside = (max(offset[0], place.start), min(offset[1], place.end))
-        origins.append((place.name, inside[0] - place.start, inside[1] - place.start))
-        outside = string[offset[0] : inside[0]] + string[inside[1] : offset[1]]
-        if place.name == truncated and not outside.strip():
-            can_drop.append(i)
-    return Run(ids, origins, stretch.token_type, can_drop=can_drop)
+    if start:
+        offsets = [(left + start, right + start) for left, right in offsets]
+    if len(stretch.parts) == 1:
+        # Nothing but one field, as in most templates: every token is its own.
+        name = places[0].name
+        origins: list[Origin | None] = [(name, left, right) for left, right in offsets]
+        return Run(ids, origins, stretch.token_type, can_drop=range(len(ids)) if name == truncated else ())
+    owners = [max(places, key=lambda place: place.overlap(offset)) for offset in offsets]
+    return Run(
+        ids,
+        [owner.origin(offset) for owner, offset in zip(owners, offsets, strict=True)],
+        stretch.token_type,
+        can_drop=[
+            i
+            for i, (owner, offset) in enumerate(zip(owners, offsets, strict=True))
+            if owner.name == truncated and owner.is_all_of(offset, string)
+        ],
+    )
 
 
 def _joined(stretch: Stretch, fields: Mapping[str, str]) -> tuple[str, list[_Place]]:
