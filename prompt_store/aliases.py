@@ -1,0 +1,118 @@
+"""Moves of an alias: which state follows, and when none may. Pure; every store asks here, so there is one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prompt_store.errors import AliasNotFoundError, ConflictError, SerialConflictError, VersionNotFoundError
+from prompt_store.refs import Alias, Version
+from prompt_store.store import AliasState, Target, TaskRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Somebody wants `alias` at `targets`. `if_serial` is the serial they saw; None means whatever it is."""
+
+    alias: Alias
+    targets: tuple[Target, ...]
+    if_serial: int | None
+    actor: str
+    at: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """Somebody wants `alias` as it was before its last move, or as of `to_serial`."""
+
+    alias: Alias
+    to_serial: int | None
+    actor: str
+    at: float  # seconds since the epoch
+
+
+def moved(record: TaskRecord, move: Move) -> AliasState:
+    """Return the state after `move`.
+
+    Raises SerialConflictError, VersionNotFoundError, ConflictError (a target is quarantined, weights sum to 0).
+    """
+    serial = _serial(record, move.alias)
+    if move.if_serial is not None and move.if_serial != serial:
+        raise SerialConflictError(
+            f"alias {move.alias!r} of {record.task} has serial {serial}, expected {move.if_serial}: "
+            "somebody moved it first. Read it again, then decide"
+        )
+    _check_weights(move.targets)
+    for target in move.targets:
+        if find_version(record, target.version) is None:
+            raise version_not_found(record, target.version)
+    _check_servable(record, move.targets)
+    return AliasState(move.alias, move.targets, serial + 1, move.actor, move.at)
+
+
+def rolled_back(record: TaskRecord, history: Sequence[AliasState], rollback: Rollback) -> AliasState:
+    """Return the state after `rollback`: a new move to a past state, its weights whole. `history` is oldest first.
+
+    Raises AliasNotFoundError, ConflictError (no such state, or one of its versions was deleted or quarantined).
+    """
+    if not history:
+        raise alias_not_found(record, rollback.alias)
+    past = _past_state(history, rollback.to_serial)
+    _check_servable(record, past.targets)
+    return AliasState(rollback.alias, past.targets, history[-1].serial + 1, rollback.actor, rollback.at)
+
+
+def find_version(record: TaskRecord, version: Version) -> int | None:
+    """Return where `version` stands among the task's versions, if it is one of them."""
+    return next((index for index, found in enumerate(record.versions) if found.version == version), None)
+
+
+def aliases_of(record: TaskRecord, version: Version) -> list[Alias]:
+    """Return the aliases that send traffic to `version` now, by name."""
+    return sorted(a for a, state in record.aliases.items() if version in {target.version for target in state.targets})
+
+
+def version_not_found(record: TaskRecord, version: Version) -> VersionNotFoundError:
+    """Build the error for a version that the task does not have."""
+    return VersionNotFoundError(f"task {record.task} has no version {version}; publish it first")
+
+
+def alias_not_found(record: TaskRecord, alias: Alias) -> AliasNotFoundError:
+    """Build the error for an alias that the task does not have."""
+    known = ", ".join(sorted(record.aliases)) or "none"
+    return AliasNotFoundError(f"task {record.task} has no alias {alias!r}; its aliases: {known}")
+
+
+def _serial(record: TaskRecord, alias: Alias) -> int:
+    state = record.aliases.get(alias)
+    return 0 if state is None else state.serial
+
+
+def _check_weights(targets: tuple[Target, ...]) -> None:
+    weights = [target.weight for target in targets]
+    if len({target.version for target in targets}) < len(targets):
+        raise ConflictError("an alias cannot have the same version twice; add the weights up")
+    if any(weight < 0 for weight in weights) or sum(weights) < 1:
+        raise ConflictError(f"an alias needs weights of 0 or more with a sum above 0; found {weights}")
+
+
+def _check_servable(record: TaskRecord, targets: tuple[Target, ...]) -> None:
+    for target in targets:
+        index = find_version(record, target.version)
+        if index is None:
+            raise ConflictError(f"version {target.version} of {record.task} was deleted; publish it again first")
+        reason = record.versions[index].quarantined
+        if reason is not None:
+            raise ConflictError(f"version {target.version} of {record.task} is quarantined: {reason}. Choose another")
+
+
+def _past_state(history: Sequence[AliasState], to_serial: int | None) -> AliasState:
+    latest = history[-1]
+    if to_serial is None:
+        if len(history) < 2:
+            raise ConflictError(f"alias {latest.alias!r} has moved only once; there is nothing to roll back to")
+        return history[-2]
+    for state in history:
+        if state.serial == to_serial:
+            return state
+    raise ConflictError(f"alias {latest.alias!r} has no serial {to_serial}; expected 1 to {latest.serial}")
