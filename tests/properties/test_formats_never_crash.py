@@ -1,0 +1,175 @@
+"""Whatever is sent, conversion and validation end in an artifact that can be written, or in an ArtifactError."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from checkpoint_cases import DECODER, ENCODER, classifier, embeds, kv, peft_config, prefix
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prompt_store.artifact import Artifact
+from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.errors import ArtifactError
+from prompt_store.formats import Checkpoint, convert, read_config
+from prompt_store.manifest import HeadKind, PublisherManifest
+from prompt_store.validate import validate
+
+QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = (
+    *peft_config(),
+    "num_layers",
+    "num_attention_heads",
+    "token_dim",
+    "num_transformer_submodules",
+    "auto_mapping",
+)
+NAMES = (
+    "prompt_embeddings",
+    "prefix_task_cols",
+    "prefix_task_rows",
+    "base_model.classifier.weight",
+    "base_model.classifier.bias",
+    "base_model.classifier.dense.weight",
+    "base_model.classifier.out_proj.weight",
+    "base_model.score.weight",
+    "base_model.bert.pooler.dense.weight",
+    "base_model.classifier.modules_to_save.default.weight",
+    "embeds",
+    "kv.key",
+    "kv.value",
+    "head.classifier.weight",
+    "head.",
+    "head",
+    "pooler.dense.bias",
+    "manifest",
+    "prefix_encoder.embedding.weight",
+)
+shapes = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 8, 16, 32, 96]), max_size=4).filter(
+    lambda s: _product(s) <= 40_000
+)
+dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool])
+tensors = st.builds(lambda shape, dtype: torch.ones(shape).to(dtype), shapes, dtypes)
+peft_fields = st.dictionaries(
+    st.sampled_from(FIELDS),
+    json_values
+    | st.sampled_from(
+        [
+            "PROMPT_TUNING",
+            "PREFIX_TUNING",
+            "MULTITASK_PROMPT_TUNING",
+            "LORA",
+            "SEQ_CLS",
+            "TOKEN_CLS",
+            "CAUSAL_LM",
+            1,
+            2,
+            4,
+        ]
+    ),
+)
+publishers = st.builds(
+    PublisherManifest,
+    kind=st.none() | st.sampled_from(HeadKind),
+    template=st.none() | st.sampled_from(["{text}", "<soft:4>{text}", "{", "<mask>{a}<soft:2>"]),
+    labels=st.none() | st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(tuple),
+    label_words=st.none() | st.just({"a": ("x",)}),
+    pool=st.sampled_from([None, "pooler", "first", "last"]),
+    prompt_task_id=st.none() | st.integers(0, 5),
+    text_position_offset=st.none() | st.integers(0, 600),
+)
+specs = st.sampled_from([DECODER, ENCODER])
+
+
+def _product(sizes: list[int]) -> int:
+    total = 1
+    for size in sizes:
+        total *= size
+    return total
+
+
+def named_refusal(act: Callable[[], object]) -> ArtifactError | None:
+    """Run `act`; return the ArtifactError it ended in, if any. Any other exception fails the test."""
+    try:
+        act()
+    except ArtifactError as error:
+        return error
+    return None
+
+
+def expect_named(refusal: ArtifactError | None) -> None:
+    if refusal is not None:
+        assert refusal.reasons
+        assert all(refusal.reasons)
+        assert len(str(refusal)) < 20_000
+
+
+def survives(
+    checkpoint: Checkpoint, publisher: PublisherManifest, spec: BackboneSpec, base: Artifact | None = None
+) -> None:
+    def publish() -> None:
+        artifact = convert(checkpoint, publisher, spec, base).artifact
+        validate(artifact, spec)
+        assert Artifact.from_bytes(artifact.to_bytes()).manifest == artifact.manifest
+
+    expect_named(named_refusal(publish))
+
+
+@QUICK
+@given(st.dictionaries(st.sampled_from(NAMES), tensors, max_size=4), st.none() | peft_fields, publishers, specs)
+def test_arbitrary_checkpoints(
+    found: dict[str, torch.Tensor], config: dict[str, Any] | None, publisher: PublisherManifest, spec: BackboneSpec
+) -> None:
+    survives(Checkpoint(found, config), publisher, spec)
+
+
+@QUICK
+@given(peft_fields, publishers, specs, st.booleans())
+def test_mutated_peft_configs(
+    changes: dict[str, Any], publisher: PublisherManifest, spec: BackboneSpec, is_prefix: bool
+) -> None:
+    prompt = prefix(spec) if is_prefix else embeds(spec)
+    config = peft_config("PREFIX_TUNING" if is_prefix else "PROMPT_TUNING", "SEQ_CLS") | changes
+    survives(Checkpoint({"prompt_embeddings": prompt} | classifier(spec), config), publisher, spec)
+
+
+@QUICK
+@given(
+    st.sampled_from(["embeds", "kv"]),
+    st.dictionaries(st.sampled_from(NAMES[10:17]), tensors, max_size=2),
+    publishers,
+    specs,
+)
+def test_mutated_raw_tensors(
+    place: str, changes: dict[str, torch.Tensor], publisher: PublisherManifest, spec: BackboneSpec
+) -> None:
+    found = {"embeds": embeds(spec)} if place == "embeds" else kv(spec)
+    survives(Checkpoint(found | classifier(spec, root="head.classifier") | changes), publisher, spec)
+
+
+@QUICK
+@given(peft_fields, publishers, specs)
+def test_building_on_a_base(changes: dict[str, Any], publisher: PublisherManifest, spec: BackboneSpec) -> None:
+    fields = {"kind": HeadKind.SEQUENCE_CLASSIFICATION}
+    base = convert(
+        Checkpoint({"embeds": embeds(spec)} | classifier(spec, root="head.classifier")),
+        PublisherManifest(**fields),
+        spec,
+    ).artifact
+    for checkpoint in (Checkpoint({}), Checkpoint(kv(spec)), Checkpoint({"prompt_embeddings": embeds(spec)}, changes)):
+        survives(checkpoint, publisher, spec, base)
+
+
+@QUICK
+@given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_arbitrary_config_bytes(raw: bytes) -> None:
+    expect_named(named_refusal(lambda: read_config(raw)))
