@@ -141,7 +141,7 @@ def save_peft(
     model, config = tiny_model(arch, task_type)
     if arch == "albert":
         options = {"token_dim": config.embedding_size} | options  # PEFT takes the hidden size, which does not fit
-    with _peft_remarks_ignored():
+    with peft_remarks_ignored():
         peft_model = get_peft_model(model, peft_config(peft_type, task_type, n, **options))
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(100 + seed)
@@ -154,7 +154,7 @@ def load_peft(arch: str, directory: Path) -> PeftModel:
     """Load a directory of `save_peft` the way a PEFT user does, in eval mode."""
     task_type = PeftConfig.from_pretrained(directory).task_type
     model, _ = tiny_model(arch, task_type)
-    with _peft_remarks_ignored():
+    with peft_remarks_ignored():
         return PeftModel.from_pretrained(model, directory).eval()
 
 
@@ -206,7 +206,7 @@ def peft_config(peft_type: str, task_type: str, n: int, **options: Any) -> PeftC
 
 
 @contextmanager
-def _peft_remarks_ignored() -> Iterator[None]:
+def peft_remarks_ignored() -> Iterator[None]:
     """Let PEFT build its model although it still asks transformers for an attribute of an older name."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
