@@ -54,9 +54,10 @@ class Residents:
         self._bad: dict[_Key, tuple[float, SoftmuxError]] = {}
         self._room = asyncio.Semaphore(settings.max_loads)
 
-    async def hold(self, task: TaskName, version: Version) -> tuple[Servable, Lease]:
+    async def hold(self, task: TaskName, version: Version, artifact: Artifact | None = None) -> tuple[Servable, Lease]:
         """Return the version and an engine lease that the caller must release, loading it first if need be.
 
+        With an `artifact` at hand the store is not asked: it may not have the version yet.
         Raises VersionNotFoundError, StoreError, ArtifactError, EngineError.
         """
         for _ in range(_MAX_HOLD_TRIES):
@@ -64,17 +65,12 @@ class Residents:
             lease = self._engine.lease(task, version) if servable else None
             if servable and lease:
                 return servable, lease
-            await self.load(task, version)
+            await self._load_once((task, version), artifact)
         raise QueueFullError(f"{task} was evicted as soon as it was loaded: the device holds too little for this load")
 
     async def load(self, task: TaskName, version: Version) -> None:
         """Make the version resident. Raises like `hold`."""
         await self._load_once((task, version), None)
-
-    async def adopt(self, task: TaskName, version: Version, artifact: Artifact) -> None:
-        """Make a version resident from an artifact at hand, before the store has it. Raises like `hold`."""
-        self._bad.pop((task, version), None)
-        await self._load_once((task, version), artifact)
 
     def is_resident(self, task: TaskName, version: Version) -> bool:
         """Whether a request for the version would wait for no load."""

@@ -134,13 +134,9 @@ class Tasks:
         """Forget a task here and in the store; running rows finish. Raises ConflictError while it has aliases."""
         await self._moves.delete_task(task, force)
 
-    async def adopt(self, task: TaskName, version: Version, artifact: Artifact) -> None:
-        """Make a version resident from an artifact at hand, before the store has it."""
-        await self._residents.adopt(task, version, artifact)
-
-    async def hold(self, task: TaskName, version: Version) -> TaskLease:
-        """Hold a version whatever its record says: for trials before it has one."""
-        servable, engine_lease = await self._residents.hold(task, version)
+    async def hold(self, task: TaskName, version: Version, artifact: Artifact) -> TaskLease:
+        """Hold a version that has no record yet, made resident from its artifact: for a trial."""
+        servable, engine_lease = await self._residents.hold(task, version, artifact)
         return TaskLease(TaskRef(task, version), servable, engine_lease)
 
     def drop(self, task: TaskName, version: Version) -> bool:

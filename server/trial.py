@@ -42,8 +42,7 @@ class Trial:
         was_resident = self._tasks.is_resident(task, candidate.version)
         try:
             await self._run_alone(task, candidate)
-            await self._tasks.adopt(task, candidate.version, candidate.artifact)
-            with await self._tasks.hold(task, candidate.version) as lease:
+            with await self._tasks.hold(task, candidate.version, candidate.artifact) as lease:
                 checks = await self.run_examples(lease)
             yield checks
         except BaseException:
