@@ -102,6 +102,31 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def xlmr_tokenizer() -> PreTrainedTokenizerFast:
+    """A Unigram tokenizer with XLM-R's frame and pieces that begin with `▁`."""
+    words = ["▁", "▁the", "▁great", "▁was", "▁it", "great", "s", "▁movie", "▁good", "▁bad", "ing", "."]
+    pieces = [(word, -2.0) for word in words]
+    pieces += [(letter, -5.0) for letter in string.ascii_letters if letter != "s"]
+    special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("<mask>", 0.0)]
+    tokenizer = Tokenizer(models.Unigram([*special, *pieces], unk_id=3))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token=AddedToken("<mask>", lstrip=True, special=True),
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
 def _byte_level(vocab_size: int, special: list[str]) -> Tokenizer:
     every_byte = sorted(pre_tokenizers.ByteLevel.alphabet())
     letters = every_byte if vocab_size >= 300 else [_as_byte_symbol(character) for character in _CHARACTERS]

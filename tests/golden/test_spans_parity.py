@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_tokenizers import bert_tokenizer, gpt2_tokenizer, llama_tokenizer, roberta_tokenizer
+from tiny_tokenizers import bert_tokenizer, gpt2_tokenizer, llama_tokenizer, roberta_tokenizer, xlmr_tokenizer
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast, TokenClassificationPipeline
 
 from prompt_store.template import parse_template
@@ -43,7 +43,7 @@ def model() -> BertForTokenClassification:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("make", [bert_tokenizer, gpt2_tokenizer, roberta_tokenizer, llama_tokenizer])
+@pytest.mark.parametrize("make", [bert_tokenizer, gpt2_tokenizer, roberta_tokenizer, llama_tokenizer, xlmr_tokenizer])
 def test_entities_equal_the_pipelines(model: BertForTokenClassification, make: Any, strategy: str) -> None:
     tokenizer = make()
     pipeline = TokenClassificationPipeline(model=model, tokenizer=tokenizer, device="cpu")
