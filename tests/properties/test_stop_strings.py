@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.text.stops import StopScanner
@@ -20,6 +20,7 @@ def naive(text: str, stops: list[str]) -> str:
     return text
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(_LETTERS, max_size=4), max_size=12), _STOPS)
 def test_any_cutting_into_deltas_gives_the_reference(deltas: list[str], stops: list[str]) -> None:
     scanner = StopScanner(stops)
@@ -28,6 +29,7 @@ def test_any_cutting_into_deltas_gives_the_reference(deltas: list[str], stops: l
     assert (scanner.matched is not None) == any(stop in "".join(deltas) for stop in stops)
 
 
+@settings(deadline=None)
 @given(st.text(_LETTERS, max_size=20), _STOPS)
 def test_only_what_may_begin_a_stop_string_is_held_back(text: str, stops: list[str]) -> None:
     scanner = StopScanner(stops)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prompt_store.errors import ManifestError
@@ -19,6 +19,7 @@ _parts: st.SearchStrategy[Part] = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(_parts, max_size=8))
 def test_writing_and_reading_a_template_is_the_identity(parts: list[Part]) -> None:
     assume(any(isinstance(part, Field) for part in parts))
@@ -28,6 +29,7 @@ def test_writing_and_reading_a_template_is_the_identity(parts: list[Part]) -> No
     assert parse_template(str(template)) == template
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("\\<>{}ab:\nsoftmaskep58"), max_size=40))
 def test_any_text_parses_or_is_refused_by_name(text: str) -> None:
     try:
