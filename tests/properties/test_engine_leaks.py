@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from engine_cases import again, load_request, open_engine, random_ids
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from prompt_store.artifact import Artifact
@@ -47,12 +47,12 @@ TIGHT = EngineSettings(
 DEADLINES_S = (None, None, 0.0, 0.002, 60.0)
 
 
-@dataclass(frozen=True, repr=False)  # hypothesis prints its arguments
 class House:
-    """A backbone to start engines on, and versions for it."""
+    """A backbone to start engines on, and versions for it. No dataclass: hypothesis would print all its tensors."""
 
-    backbone: Engine
-    versions: tuple[LoadRequest, ...]
+    def __init__(self, backbone: Engine, versions: tuple[LoadRequest, ...]) -> None:
+        self.backbone = backbone
+        self.versions = versions
 
     def engine(self) -> Engine:
         """Return a fresh engine, not started, with little room everywhere."""
@@ -215,7 +215,7 @@ def is_answer(end: Outcome | EngineError, op_may_abort: bool) -> bool:
 
 
 @given(ops=st.lists(OPS, min_size=10, max_size=60), closes_early=st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))  # a hang is not shrunk
 def test_any_interleaving_ends_with_every_row_answered_and_nothing_leaked(
     house: House, ops: list[Op], closes_early: bool
 ) -> None:
@@ -236,4 +236,4 @@ def test_any_interleaving_ends_with_every_row_answered_and_nothing_leaked(
         finally:
             await engine.close()
 
-    asyncio.run(asyncio.wait_for(scenario(), 30))
+    asyncio.run(asyncio.wait_for(scenario(), 20))
