@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from server.engine.backbone.describe import describe
 from server.engine.backbone.loading import load_parts
 from server.engine.backbone.probe import probe
 from server.engine.bringing import Bringing, Brought
-from server.engine.errors import NeverFitsError
+from server.engine.errors import EngineDeadError, NeverFitsError
 from server.engine.kv import KVMemory, KVShape
 from server.engine.residency import Lease, Residency, VersionKey
 from server.engine.rows import RunningRow, check_fits
@@ -188,7 +189,7 @@ class Engine:
             )
 
     def _abort(self, row_id: int) -> None:
-        if self._worker.is_alive:
+        with contextlib.suppress(EngineDeadError):  # a dead worker has freed every row already
             self._worker.send(Abort(row_id))
 
     def _new_worker(self, observer: StepObserver) -> Worker:

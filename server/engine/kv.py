@@ -99,12 +99,12 @@ class KVMemory:
     @property
     def allocated_bytes(self) -> int:
         """Bytes held on the device."""
-        return sum(pool.row_bytes * pool.num_rows for pool in self._pools.values())
+        return sum(pool.row_bytes * pool.num_rows for pool in tuple(self._pools.values()))
 
     @property
     def used_bytes(self) -> int:
         """Bytes of slots that have an owner."""
-        return sum(pool.row_bytes * len(pool.owners) for pool in self._pools.values())
+        return sum(pool.row_bytes * len(pool.owners) for pool in tuple(self._pools.values()))
 
     def can_ever_hold(self, num_tokens: int) -> bool:
         """Whether a row of `num_tokens` would fit into the empty memory."""
