@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from prompt_store.open import open_store
 from prompt_store.store import PromptStore
 from server.api.services import Parts, ServedEngine
+from server.engine.engine import Engine
 from server.engine.settings import EngineSettings
-from server.inference.service import InferenceService
+from server.inference.service import InferenceService, InferenceSettings
 from server.publishing import Publisher
 from server.settings import Settings
 from server.tasks import Tasks
@@ -20,8 +21,6 @@ from server.telemetry.metrics import Metrics, StepMetrics
 @asynccontextmanager
 async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Parts]:
     """Open the real parts. Nothing is served until the backbone is loaded and has passed its gates."""
-    from server.engine.engine import Engine
-
     store = await asyncio.to_thread(open_store, settings.store)
     try:
         engine = await asyncio.to_thread(
@@ -29,7 +28,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Part
         )
         engine.start(asyncio.get_running_loop())
         try:
-            async with put_together(store, engine) as parts:
+            async with put_together(settings, store, engine) as parts:
                 yield parts
         finally:
             await engine.close()
@@ -38,10 +37,10 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Part
 
 
 @asynccontextmanager
-async def put_together(store: PromptStore, engine: ServedEngine) -> AsyncIterator[Parts]:
+async def put_together(settings: Settings, store: PromptStore, engine: ServedEngine) -> AsyncIterator[Parts]:
     """Build the parts between store and engine, following the store while they are open."""
     tasks = Tasks(store, engine)
-    inference = InferenceService(tasks, engine)
+    inference = InferenceService(engine, tasks, InferenceSettings(max_items=settings.limits.max_inputs))
     await tasks.start()
     try:
         yield Parts(engine, store, tasks, Publisher(store, engine, tasks, inference), inference)

@@ -17,6 +17,7 @@ from server.api import refusals
 from server.api.context import context_of
 from server.engine import errors as engine
 from server.inference.errors import RequestError
+from server.text.errors import TextError
 
 RETRY_AFTER_S = 2
 
@@ -26,6 +27,7 @@ STATUS: Mapping[type[SoftmuxError], tuple[int, str]] = {
     store.InvalidNameError: (400, "invalid_name"),
     RequestError: (400, "invalid_request"),
     refusals.MalformedRequestError: (400, "invalid_request"),
+    TextError: (400, "invalid_request"),
     engine.NeverFitsError: (400, "never_fits"),
     refusals.UnauthenticatedError: (401, "unauthenticated"),
     refusals.ForbiddenError: (403, "forbidden"),
@@ -51,6 +53,7 @@ STATUS: Mapping[type[SoftmuxError], tuple[int, str]] = {
     store.StoreCorruptError: (500, "store_corrupt"),
     engine.NonFiniteError: (500, "prompt_nonfinite"),
     engine.BackboneRefusedError: (500, "backbone_refused"),
+    engine.ResidencyFullError: (503, "residency_full"),
     engine.OutOfMemoryError: (503, "out_of_memory"),
     engine.DeadlineError: (503, "deadline_exceeded"),
     engine.EngineDeadError: (503, "engine_dead"),

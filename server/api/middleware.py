@@ -165,4 +165,4 @@ def _log(scope: Scope, context: RequestContext, status: int | None) -> None:
         "seconds": round(time.monotonic() - context.arrived, 4),
     }
     notes = {"task": context.task, "problem": context.problem}
-    log.info("request", extra={"fields": fields | {name: note for name, note in notes.items() if note is not None}})
+    log.info("request", extra=fields | {name: note for name, note in notes.items() if note is not None})

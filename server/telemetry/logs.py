@@ -12,8 +12,11 @@ from typing import TextIO
 REQUEST_ID: ContextVar[str | None] = ContextVar("softmux_request_id", default=None)
 
 
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
 class JsonLines(logging.Formatter):
-    """Format a record as one line: time, level, logger, event, request id, and the `fields` given in `extra`."""
+    """Format a record as one line: time, level, logger, event, request id, and everything given in `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without its line break."""
@@ -25,7 +28,7 @@ class JsonLines(logging.Formatter):
         }
         if (request_id := REQUEST_ID.get()) is not None:
             line["request_id"] = request_id
-        line.update(getattr(record, "fields", {}))
+        line.update({name: value for name, value in vars(record).items() if name not in _PLAIN})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)

@@ -19,9 +19,8 @@ from server.api.paths import PathRef
 from server.api.refusals import MalformedRequestError
 from server.api.schemas.common import ERRORS
 from server.api.schemas.infer import BatchAnswer, BatchBody, InferAnswer, InferBody, TaskInferBody, answer_json
-from server.api.services import ServicesOf
+from server.api.services import Services, ServicesOf
 from server.inference.answer import Answer, InferCall
-from server.settings import Limits
 from server.telemetry.metrics import Metrics
 
 _GUARDS = [Depends(tenant_access), Depends(inference_permit)]
@@ -61,10 +60,9 @@ async def infer_batch(
     request: Request, body: BatchBody, caller: TenantCaller, services: ServicesOf, deadline: Deadline
 ) -> JSONResponse:
     """Answer requests of different tasks in one call: each gets its own answer or its own error, in order."""
-    _refuse_large(body, services.settings.limits)
     wanted = [_call_or_error(caller, item, index, deadline) for index, item in enumerate(body.requests)]
     calls = [call for call in wanted if isinstance(call, InferCall)]
-    answers = iter(await while_connected(request.receive, services.parts.inference.infer_batch(calls)))
+    answers = iter(await _answer_all(request, services, calls) if calls else ())
     results = [next(answers) if isinstance(item, InferCall) else item for item in wanted]
     context = context_of(request.scope)
     pairs = zip(body.requests, results, strict=True)
@@ -86,6 +84,12 @@ async def infer_task(
     return await respond(request, services, _call(ref, body, sticky, deadline))
 
 
+async def _answer_all(
+    request: Request, services: Services, calls: list[InferCall]
+) -> tuple[Answer | SoftmuxError, ...]:
+    return await while_connected(request.receive, services.parts.inference.infer_batch(calls))
+
+
 def _call(ref: TaskRef, body: TaskInferBody, sticky: str | None, deadline: float) -> InferCall:
     return InferCall(ref, body.inputs, body.parameters, sticky or body.user, deadline)
 
@@ -99,12 +103,6 @@ def _call_or_error(caller: Caller, body: InferBody, index: int, deadline: float)
         return _call(caller.ref(body.task_id), body, None, deadline)
     except SoftmuxError as error:
         return error
-
-
-def _refuse_large(body: BatchBody, limits: Limits) -> None:
-    count = sum(len(item.inputs) if isinstance(item.inputs, list) else 1 for item in body.requests)
-    if count > limits.max_inputs:
-        raise MalformedRequestError(f"the batch has {count} inputs; at most {limits.max_inputs} are taken", "requests")
 
 
 def _shown(metrics: Metrics, context: RequestContext, task: str, result: Answer | SoftmuxError) -> dict[str, Any]:
