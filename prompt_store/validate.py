@@ -6,9 +6,6 @@ Every reason is collected before anything is refused. Knows no model and runs no
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-
-import torch
 
 from prompt_store.artifact import EMBEDS, KV_KEY, KV_VALUE, Artifact
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
@@ -16,27 +13,18 @@ from prompt_store.errors import ManifestError, UnfitError
 from prompt_store.head_checks import head_faults
 from prompt_store.manifest import HeadKind
 from prompt_store.template import Special, Template, parse_template
+from prompt_store.value_checks import DEFAULT_LIMITS, Limits, value_faults, value_remarks
 
-ALLOWED_DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
-_SERVING_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How far an artifact may go."""
-
-    magnitude_factor: float = 100.0  # times the backbone's own largest entry
-    min_text_tokens: int = 1  # positions that must be left for text
-    allow_other_weights: bool = False  # take an artifact made for other weights of the same architecture
+__all__ = ["Limits", "validate"]
 
 
-def validate(artifact: Artifact, spec: BackboneSpec, limits: Limits = Limits()) -> tuple[str, ...]:
+def validate(artifact: Artifact, spec: BackboneSpec, limits: Limits = DEFAULT_LIMITS) -> tuple[str, ...]:
     """Return what a user should know of an artifact that fits. Raises UnfitError with every reason if it does not."""
     reasons = [
         *_fingerprint_faults(artifact, spec, limits),
         *_place_faults(artifact, spec),
         *_shape_faults(artifact, spec),
-        *_value_faults(artifact, spec, limits),
+        *value_faults(artifact, spec, limits),
         *_position_faults(artifact, spec, limits),
         *_template_faults(artifact, spec),
         *head_faults(artifact, spec),
@@ -44,7 +32,7 @@ def validate(artifact: Artifact, spec: BackboneSpec, limits: Limits = Limits()) 
     ]
     if reasons:
         raise UnfitError(*reasons)
-    return _remarks(artifact, spec)
+    return tuple(_remarks(artifact, spec))
 
 
 def _fingerprint_faults(artifact: Artifact, spec: BackboneSpec, limits: Limits) -> Iterator[str]:
@@ -119,8 +107,7 @@ def _kv_faults(name: str, shape: tuple[int, ...], n: int, spec: BackboneSpec) ->
     layers, heads, tokens, head_dim = shape
     if layers != spec.num_layers:
         yield (
-            f"{name} has {layers} layers; backbone {spec.name} has {spec.num_layers}. "
-            "Was it trained for another model?"
+            f"{name} has {layers} layers; backbone {spec.name} has {spec.num_layers}. Was it trained for another model?"
         )
     if (heads, head_dim) != (spec.num_key_value_heads, spec.head_dim):
         yield (
@@ -135,38 +122,6 @@ def _grouped_advice(heads: int, spec: BackboneSpec) -> str:
     if heads == spec.num_attention_heads != spec.num_key_value_heads:
         return ". PEFT before 0.12 saved one head for each query head; train it again"
     return ". Was it trained for another model?"
-
-
-def _value_faults(artifact: Artifact, spec: BackboneSpec, limits: Limits) -> Iterator[str]:
-    serving = _SERVING_DTYPES[spec.dtype]
-    for name, tensor in sorted(artifact.tensors.items()):
-        if tensor.dtype not in ALLOWED_DTYPES:
-            yield f"{name[:80]} holds {str(tensor.dtype).removeprefix('torch.')}; expected float32, float16 or bfloat16"
-        elif tensor.numel() and not bool(torch.isfinite(tensor.to(serving)).all()):
-            is_own = not bool(torch.isfinite(tensor).all())
-            yield f"{name[:80]} is not finite" + ("" if is_own else f" after the cast to {spec.dtype}, which is served")
-        else:
-            yield from _magnitude_faults(name, tensor, spec, limits)
-
-
-def _magnitude_faults(name: str, tensor: torch.Tensor, spec: BackboneSpec, limits: Limits) -> Iterator[str]:
-    if tensor.numel() == 0:
-        return
-    if name == EMBEDS:
-        yield from _too_large(name, tensor, spec.max_abs_embedding, limits)
-    largest = {KV_KEY: spec.max_abs_key, KV_VALUE: spec.max_abs_value}.get(name, ())
-    if tensor.ndim == 4 and tensor.shape[0] == len(largest):
-        for layer, (part, own) in enumerate(zip(tensor, largest, strict=True)):
-            yield from _too_large(f"{name} of layer {layer}", part, own, limits)
-
-
-def _too_large(name: str, tensor: torch.Tensor, own: float, limits: Limits) -> Iterator[str]:
-    found, allowed = float(tensor.abs().max()), limits.magnitude_factor * own
-    if found > allowed:
-        yield (
-            f"{name} reaches {found:.4g}; the backbone's own reaches {own:.4g}, and {limits.magnitude_factor:g} times "
-            f"that is allowed ({allowed:.4g}). Did the training diverge?"
-        )
 
 
 def _position_faults(artifact: Artifact, spec: BackboneSpec, limits: Limits) -> Iterator[str]:
@@ -217,9 +172,8 @@ def _kind_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
             yield f"labels {', '.join(labels[:20])} are not those of label_words: {', '.join(list(words)[:20])}"
 
 
-def _remarks(artifact: Artifact, spec: BackboneSpec) -> tuple[str, ...]:
+def _remarks(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
     if _has_other_weights(artifact, spec):
-        return (
-            f"weights differ: made for {artifact.manifest.fingerprint.weights}, served on {spec.weights_fingerprint}",
-        )
-    return ()
+        made_for = artifact.manifest.fingerprint.weights
+        yield f"weights differ: made for {made_for}, served on {spec.weights_fingerprint}"
+    yield from value_remarks(artifact, spec)

@@ -13,6 +13,7 @@ import torch
 
 from prompt_store.artifact import KV_KEY, Artifact
 from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.canonical import canonical_json
 from prompt_store.formats.checkpoint import Reasons
 from prompt_store.formats.family import Parts
 from prompt_store.formats.heads import HeadTensors, head_module, num_labels
@@ -51,7 +52,7 @@ class Sources:
 
 
 def assemble(sources: Sources) -> tuple[Artifact, tuple[str, ...]]:
-    """Return the artifact and what its user should know. Raises CheckpointError with every reason."""
+    """Return the artifact and what its user should know. Raises CheckpointError, ManifestError, with every reason."""
     reasons = Reasons()
     tensors = _prompt(sources)
     method, num_virtual_tokens = _method(sources)
@@ -77,6 +78,8 @@ def assemble(sources: Sources) -> tuple[Artifact, tuple[str, ...]]:
         fingerprint=fingerprint,
         **_same_words(sources, kind),
     )
+    # As it will be read back: Unicode normalised, within the manifest's own caps.
+    manifest = Manifest.from_json(canonical_json(manifest.to_dict()))
     return Artifact(manifest, {**tensors, **head_tensors}), (*sources.parts.checks, *labels.checks, *unverified)
 
 

@@ -79,4 +79,5 @@ def _shorten(names: Iterable[str]) -> str:
 
 
 def _clip(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
+    shown = text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
+    return shown if shown.isprintable() else ascii(shown)  # a message may end up on a terminal

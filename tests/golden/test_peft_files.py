@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from prompt_store.artifact import Artifact
+from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats import Checkpoint, Converted, convert, read_config
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
 from prompt_store.validate import validate
@@ -90,6 +91,15 @@ def _sequence_reads(arch: str) -> str:
     return "last" if arch in peft_cases.DECODERS else {"bert": "pooler"}.get(arch, "first")
 
 
+def test_prompt_may_be_as_wide_as_the_embeddings_alone(tmp_path: Path) -> None:
+    directory = peft_cases.save_peft("albert", "PROMPT_TUNING", "SEQ_CLS", tmp_path, n=N)
+    artifact = converted(directory, "albert", PublisherManifest()).artifact
+    spec = peft_cases.spec_of("albert")
+    assert vectors(artifact)[0].shape == (N, spec.embedding_size)
+    assert spec.embedding_size < spec.hidden_size
+    assert validate(artifact, spec) == ()
+
+
 @pytest.mark.parametrize("peft_type", ALL_TYPES)
 @pytest.mark.parametrize("arch", ARCHS)
 def test_real_file_is_valid_and_writes_canonical_bytes(arch: str, peft_type: str, tmp_path: Path) -> None:
@@ -131,7 +141,25 @@ def _pooled(backbone: torch.nn.Module, artifact: Artifact, ids: torch.Tensor) ->
     return backbone(input_ids=ids, attention_mask=mask, past_key_values=cache).pooler_output
 
 
+def _real_spec(arch: str, hidden_size: int, num_layers: int, **sizes: int) -> BackboneSpec:
+    largest = (1.0,) * num_layers
+    return peft_cases.spec_of(
+        arch,
+        hidden_size=hidden_size,
+        embedding_size=hidden_size,
+        num_layers=num_layers,
+        max_abs_key=largest,
+        max_abs_value=largest,
+        **sizes,
+    )
+
+
 SHARED_PROMPTS = Path(__file__).parents[2].parent / "shared" / "prompts"
+REAL_SPECS = {
+    "minilm": _real_spec("bert", hidden_size=384, num_layers=6, num_key_value_heads=12, head_dim=32),
+    "smollm2": _real_spec("llama-gqa", hidden_size=576, num_layers=30, num_key_value_heads=3, head_dim=64),
+    "stories260k": _real_spec("llama-gqa", hidden_size=64, num_layers=5, num_key_value_heads=4, head_dim=8),
+}
 SHARED = {
     "minilm-sentiment-prefix": (Method.PREFIX_TUNING, HeadKind.SEQUENCE_CLASSIFICATION, (6, 12, 16, 32)),
     "minilm-source-prefix": (Method.PREFIX_TUNING, HeadKind.SEQUENCE_CLASSIFICATION, (6, 12, 16, 32)),
@@ -150,3 +178,5 @@ def test_real_prompts_convert(name: str) -> None:
     artifact = converted(SHARED_PROMPTS / name, arch, PublisherManifest()).artifact
     assert (artifact.manifest.method, artifact.manifest.kind) == (method, kind)
     assert tuple(vectors(artifact)[0].shape) == shape
+    remarks = validate(artifact, REAL_SPECS[name.partition("-")[0]])
+    assert [remark.partition(":")[0] for remark in remarks] == (["large prompt"] if method is Method.P_TUNING else [])

@@ -18,7 +18,7 @@ from prompt_store.formats import Checkpoint, convert, read_config
 from prompt_store.manifest import HeadKind, PublisherManifest
 from prompt_store.validate import validate
 
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

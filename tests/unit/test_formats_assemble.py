@@ -48,6 +48,13 @@ def test_publisher_orders_the_labels_of_label_words() -> None:
     assert convert(peft_checkpoint(), publisher, DECODER).artifact.manifest.labels == ("bad", "a so-so", "good")
 
 
+def test_manifest_is_as_it_will_be_read_back() -> None:
+    publisher = PublisherManifest(labels=("e\u0301", "b", "c"))  # an accent of its own
+    artifact = from_encoder(publisher).artifact
+    assert artifact.manifest.labels == ("\u00e9", "b", "c")
+    assert Artifact.from_bytes(artifact.to_bytes()).manifest == artifact.manifest
+
+
 def test_labels_that_are_not_label_words_are_refused() -> None:
     assert "must agree" in refused(peft_checkpoint(), PublisherManifest(label_words=WORDS, labels=("good", "ugly")))
 

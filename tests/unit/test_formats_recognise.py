@@ -80,6 +80,12 @@ def test_a_thousand_names_do_not_fill_the_message() -> None:
     assert len(str(caught.value)) < 4000
 
 
+def test_control_characters_do_not_reach_the_message() -> None:
+    with pytest.raises(CheckpointError) as caught:
+        recognise(Checkpoint({"weight": ONE}, {"\x1b[2J": 1}))
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize(
     ("raw", "match"),
     [

@@ -13,6 +13,7 @@ from prompt_store.errors import UnfitError
 from prompt_store.formats import Checkpoint, convert
 from prompt_store.manifest import Fingerprint, HeadKind, HeadModule, PublisherManifest
 from prompt_store.validate import Limits, validate
+from prompt_store.value_checks import DEFAULT_LIMITS
 
 NOTHING = PublisherManifest()
 WORDS = PublisherManifest(label_words={"good": ("great",), "bad": ("awful",)})
@@ -34,7 +35,7 @@ def changed(artifact: Artifact, tensors: dict[str, torch.Tensor] | None = None, 
     return Artifact(artifact.manifest.model_copy(update=words), {**artifact.tensors, **(tensors or {})})
 
 
-def reasons(artifact: Artifact, spec: BackboneSpec = DECODER, limits: Limits = Limits()) -> tuple[str, ...]:  # noqa: B008
+def reasons(artifact: Artifact, spec: BackboneSpec = DECODER, limits: Limits = DEFAULT_LIMITS) -> tuple[str, ...]:
     with pytest.raises(UnfitError) as caught:
         validate(artifact, spec, limits)
     return caught.value.reasons
@@ -145,10 +146,17 @@ def test_dtypes_that_are_not_served(dtype: torch.dtype) -> None:
 
 def test_magnitude_of_embeds() -> None:
     rows = embeds()
-    rows[1, 1] = -101.0
+    rows[1, 1] = -20_000.0
     (reason,) = reasons(changed(prompt(), {"embeds": rows}))
-    assert "reaches 101" in reason
-    assert validate(changed(prompt(), {"embeds": rows}), DECODER, Limits(magnitude_factor=200.0)) == ()
+    assert "reaches 2e+04" in reason
+    assert validate(changed(prompt(), {"embeds": rows}), DECODER, Limits(embeds_factor=30_000.0))
+
+
+def test_large_embeds_are_remarked_on() -> None:
+    rows = embeds()
+    rows[1, 1] = -1100.0
+    (remark,) = validate(changed(prompt(), {"embeds": rows}), DECODER)
+    assert remark.startswith("large prompt: embeds reaches 1100")
 
 
 def test_magnitude_of_a_prefix_is_told_by_layer() -> None:
