@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +12,10 @@ import torch
 
 from prompt_store.canonical import FILE_MARK, canonical_file, canonical_header, canonical_json
 from prompt_store.digest import version_of
-from prompt_store.errors import MalformedFileError, ManifestError, TooLargeError
+from prompt_store.errors import MalformedFileError, ManifestError
 from prompt_store.file_header import FileCaps, FileHeader
-from prompt_store.manifest import MAX_MANIFEST_BYTES, MAX_MANIFEST_DEPTH, Manifest
+from prompt_store.manifest import Manifest
 from prompt_store.safefile import read_header, read_tensors
-from prompt_store.strict_json import StrictJsonError, parse
 
 __all__ = ["EMBEDS", "KV_KEY", "KV_VALUE", "OWN", "Artifact", "version_of"]
 
@@ -95,15 +95,10 @@ def _manifest_tensor(manifest: Manifest) -> torch.Tensor:
 
 
 def _read_manifest(raw: bytes) -> Manifest:
-    if len(raw) > MAX_MANIFEST_BYTES:
-        raise TooLargeError(f"the manifest has {len(raw)} bytes; at most {MAX_MANIFEST_BYTES} are taken")
-    try:
-        found = parse(raw, MAX_MANIFEST_DEPTH)
-    except StrictJsonError as error:
-        raise ManifestError(f"the manifest {error}") from error
-    if canonical_json(found) != raw:
+    manifest = Manifest.from_json(raw)
+    if canonical_json(json.loads(raw)) != raw:
         raise ManifestError("the manifest is not canonical JSON (UTF-8, NFC, sorted keys, no white space)")
-    return Manifest.from_json(raw)
+    return manifest
 
 
 def _check_spelling(raw: bytes, header: FileHeader) -> None:

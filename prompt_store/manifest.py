@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from prompt_store.errors import ManifestError
+from prompt_store.errors import ManifestError, TooLargeError
+from prompt_store.strict_json import StrictJsonError, parse
 
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_MANIFEST_DEPTH = 8
@@ -112,7 +113,7 @@ class PublisherManifest(_Part):
 
     @classmethod
     def from_json(cls, raw: bytes) -> Self:
-        """Read untrusted JSON. Raises ManifestError with every fault and its field's path."""
+        """Read untrusted JSON. Raises TooLargeError, ManifestError with every fault and its field's path."""
         return _read(cls, raw)
 
 
@@ -139,7 +140,7 @@ class Manifest(_Part):
 
     @classmethod
     def from_json(cls, raw: bytes) -> Self:
-        """Read untrusted JSON. Raises ManifestError with every fault and its field's path."""
+        """Read untrusted JSON. Raises TooLargeError, ManifestError with every fault and its field's path."""
         return _read(cls, raw)
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,6 +155,12 @@ class Manifest(_Part):
 
 
 def _read(model: type[_M], raw: bytes) -> _M:
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise TooLargeError(f"the manifest has {len(raw)} bytes; at most {MAX_MANIFEST_BYTES} are taken")
+    try:
+        parse(raw, MAX_MANIFEST_DEPTH)  # pydantic takes duplicate keys and deep nesting
+    except StrictJsonError as error:
+        raise ManifestError(f"the manifest {error}") from error
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
