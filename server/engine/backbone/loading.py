@@ -76,6 +76,8 @@ def assemble(
     pooler = getattr(base, "pooler", None)
     if pooler is not None:
         base.pooler = None
+    if isinstance(pooler, nn.Linear):
+        pooler = _LinearPooler(pooler, base.pooler_activation)
     if base is not model and _head_is_missing(model, missing):
         model = base
     return BackboneParts(
@@ -85,6 +87,18 @@ def assemble(
         config=model.config,
         tokenizer=tokenizer,
     )
+
+
+class _LinearPooler(nn.Module):
+    """ALBERT's pooler, which its model picks the token for and activates outside; here like everybody's."""
+
+    def __init__(self, linear: nn.Linear, activation: nn.Module) -> None:
+        super().__init__()
+        self._linear, self._activation = linear, activation
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        pooled: torch.Tensor = self._activation(self._linear(hidden[:, 0]))
+        return pooled
 
 
 def _load_model(
@@ -110,6 +124,8 @@ def _load_masked(directory: str, dtype: torch.dtype | str) -> tuple[PreTrainedMo
     if any("pooler." in name for name in info["unexpected_keys"]):
         body = AutoModel.from_pretrained(directory, dtype=dtype)
         model.base_model.pooler = body.pooler
+        if hasattr(body, "pooler_activation"):
+            model.base_model.pooler_activation = body.pooler_activation
     return model, missing
 
 

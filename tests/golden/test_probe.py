@@ -1,0 +1,152 @@
+"""The gates at start: architectures behind transformers' attention interface pass, the others are refused by name.
+
+Each config is probed on a small random copy: windows, soft caps, sinks, grouped queries, mixtures of experts included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers as t
+
+from server.engine import attention
+from server.engine.attention import attend
+from server.engine.backbone.gates import config_faults, max_positions
+from server.engine.backbone.probe import probe
+from server.engine.errors import BackboneRefusedError
+from server.engine.plan import PlannedRow, build_plan
+
+COMMON: dict[str, Any] = {
+    "vocab_size": 1000,
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 512,
+    "pad_token_id": 1,
+}
+DENSE = COMMON | {"intermediate_size": 64}
+GROUPED = DENSE | {"num_key_value_heads": 2}
+WINDOWED = GROUPED | {"sliding_window": 64}
+MIXTURE = {"num_local_experts": 8, "num_experts_per_tok": 2}
+
+
+def rope(kind: str, **more: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, "factor": 8.0} | more}
+
+
+LLAMA3 = rope("llama3", low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=256)
+
+SERVED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
+    "gpt2": lambda: (t.GPT2LMHeadModel, t.GPT2Config()),
+    "gpt2-inverse": lambda: (t.GPT2LMHeadModel, t.GPT2Config(scale_attn_by_inverse_layer_idx=True)),
+    "opt": lambda: (t.OPTForCausalLM, t.OPTConfig(**COMMON, ffn_dim=64, word_embed_proj_dim=16)),
+    "llama": lambda: (t.LlamaForCausalLM, t.LlamaConfig(**GROUPED)),
+    "llama3-rope": lambda: (t.LlamaForCausalLM, t.LlamaConfig(**GROUPED, **LLAMA3)),
+    "dynamic-rope": lambda: (t.LlamaForCausalLM, t.LlamaConfig(**GROUPED, **rope("dynamic"))),
+    "mistral": lambda: (t.MistralForCausalLM, t.MistralConfig(**WINDOWED)),
+    "mixtral": lambda: (t.MixtralForCausalLM, t.MixtralConfig(**GROUPED, num_local_experts=8)),
+    "qwen2": lambda: (
+        t.Qwen2ForCausalLM,
+        t.Qwen2Config(**WINDOWED, use_sliding_window=True, max_window_layers=2),
+    ),
+    "qwen3": lambda: (t.Qwen3ForCausalLM, t.Qwen3Config(**GROUPED, head_dim=16)),
+    "gemma2": lambda: (t.Gemma2ForCausalLM, t.Gemma2Config(**WINDOWED, head_dim=16)),
+    "gemma3": lambda: (t.Gemma3ForCausalLM, t.Gemma3TextConfig(**WINDOWED, head_dim=16, sliding_window_pattern=2)),
+    "gpt-oss": lambda: (t.GptOssForCausalLM, t.GptOssConfig(**WINDOWED, head_dim=16, **MIXTURE)),
+    "cohere2": lambda: (t.Cohere2ForCausalLM, t.Cohere2Config(**WINDOWED, logit_scale=0.25)),
+    "granite": lambda: (t.GraniteForCausalLM, t.GraniteConfig(**GROUPED, logits_scaling=4.0)),
+    "phi3": lambda: (t.Phi3ForCausalLM, t.Phi3Config(**DENSE, sliding_window=64)),
+    "gpt-neox": lambda: (t.GPTNeoXForCausalLM, t.GPTNeoXConfig(**DENSE)),
+    "glm": lambda: (t.GlmForCausalLM, t.GlmConfig(**GROUPED, head_dim=8)),
+    "smollm3": lambda: (t.SmolLM3ForCausalLM, t.SmolLM3Config(**GROUPED)),
+    "bert": lambda: (t.BertForMaskedLM, t.BertConfig(**DENSE)),
+    "roberta": lambda: (t.RobertaForMaskedLM, t.RobertaConfig(**DENSE)),
+    "xlm-roberta": lambda: (t.XLMRobertaModel, t.XLMRobertaConfig(**DENSE)),
+    "electra": lambda: (t.ElectraForMaskedLM, t.ElectraConfig(**DENSE)),
+    "albert": lambda: (t.AlbertForMaskedLM, t.AlbertConfig(**DENSE)),
+    "distilbert": lambda: (t.DistilBertForMaskedLM, t.DistilBertConfig()),
+    "modernbert": lambda: (t.ModernBertForMaskedLM, t.ModernBertConfig(**DENSE)),
+}
+REFUSED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
+    "gptj": lambda: (t.GPTJForCausalLM, t.GPTJConfig()),
+    "falcon": lambda: (t.FalconForCausalLM, t.FalconConfig()),
+    "mpnet": lambda: (t.MPNetForMaskedLM, t.MPNetConfig()),
+    "deberta-v2": lambda: (t.DebertaV2Model, t.DebertaV2Config()),
+}
+CONFIGS_REFUSED: dict[str, tuple[Callable[[], t.PretrainedConfig], str]] = {
+    "llama4": (lambda: t.Llama4TextConfig(), "layers of type chunked_attention"),
+    "t5": (lambda: t.T5Config(), "encoder-decoder"),
+    "bloom": (lambda: t.BloomConfig(), "no max_position_embeddings"),
+    "gemma3n": (lambda: t.Gemma3nTextConfig(), "every layer its own input embeddings"),
+    "strange-rope": (lambda: t.LlamaConfig(**GROUPED, **rope("spiral")), "rotates by 'spiral'"),
+}
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_a_served_architecture_answers_as_alone(name: str) -> None:
+    model_class, config = SERVED[name]()
+    assert config_faults(config) == ()
+    report = probe(config, model_class)
+    assert report.refusals == {}
+    assert 0 < report.relative_error < 1e-4
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_architecture_that_goes_past_us_is_refused_by_name(name: str) -> None:
+    model_class, config = REFUSED[name]()
+    with pytest.raises(BackboneRefusedError, match=config.model_type):
+        probe(config, model_class)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", CONFIGS_REFUSED)
+def test_a_config_that_cannot_be_exact_is_refused_with_the_reason(name: str) -> None:
+    make, reason = CONFIGS_REFUSED[name]
+    assert reason in "; ".join(config_faults(make()))
+
+
+def test_length_dependent_rotation_is_capped_at_its_original_length() -> None:
+    config = t.LlamaConfig(**GROUPED, **rope("dynamic", original_max_position_embeddings=128))
+    assert max_positions(config, 0) == 128
+
+
+@pytest.mark.parametrize(("keyword", "name"), [("softcap", "gemma2"), ("s_aux", "gpt-oss"), ("sliding_window", "phi3")])
+def test_the_probe_notices_a_forgotten_rule(keyword: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate itself is tested: an attention that drops one keyword must not pass."""
+    monkeypatch.setattr(attention, "attend", lambda *a, **k: attend(*a, **{**k, keyword: None}))
+    model_class, config = SERVED[name]()
+    with pytest.raises(BackboneRefusedError, match="differently in a packed step"):
+        probe(config, model_class)
+
+
+def attend_with(**keywords: Any) -> None:
+    q = torch.zeros(1, 2, 3, 4)
+    plan = build_plan([PlannedRow([5, 6, 7], 0, 0)], is_causal=True, device=torch.device("cpu"))
+    attend(torch.nn.Linear(1, 1), q, q, q, None, plan=plan, **keywords)
+
+
+def test_an_unknown_keyword_raises_unless_it_is_none() -> None:
+    attend_with(strange=None, position_ids=torch.zeros(1, 3), dropout=0.0)
+    with pytest.raises(BackboneRefusedError, match="Linear passes strange to its attention"):
+        attend_with(strange=1.0)
+    with pytest.raises(BackboneRefusedError, match="dropout"):
+        attend_with(dropout=0.1)
+
+
+def test_a_position_bias_is_cut_to_each_row() -> None:
+    """T5's encoder packs: the bias inside a row depends on relative positions alone."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 10, 4, generator=generator) for _ in range(3))
+    relative = torch.arange(10)[:, None] - torch.arange(10)[None]
+    bias = torch.stack([relative * 0.1, relative * -0.2])[None].float()
+    rows = [PlannedRow(list(range(n)), 0, 0) for n in (4, 2, 4)]
+    plan = build_plan(rows, is_causal=False, device=torch.device("cpu"))
+    packed, _ = attend(torch.nn.Linear(1, 1), q, k, v, None, plan=plan, position_bias=bias, scaling=1.0)
+    for start, row in zip(plan.starts, (rows[i] for i in plan.order), strict=True):
+        n = len(row.tokens)
+        one = slice(start, start + n)
+        weights = (q[:, :, one] @ k[:, :, one].mT + bias[:, :, :n, :n]).softmax(-1)
+        torch.testing.assert_close(packed[:, one], (weights @ v[:, :, one]).transpose(1, 2))
