@@ -38,7 +38,7 @@ def complain(error: dict[str, Any]) -> None:
     reasons = error.get("reasons") or ()
     lines = ["error: refused, for these reasons:" if len(reasons) > 1 else f"error: {error['message']}"]
     lines += [f"  - {reason}" for reason in reasons if len(reasons) > 1]
-    lines += [f"  {name}: {error[name]}" for name in ("param", "request_id") if error.get(name)]
+    lines += [f"  request_id: {error['request_id']}"] if error.get("request_id") else []
     console(stderr=True).print("\n".join(lines), markup=False, soft_wrap=True)
 
 

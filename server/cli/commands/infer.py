@@ -69,9 +69,16 @@ def _follow(client: Client, body: dict[str, Any], as_json: bool) -> None:
         elif event.name == "token":
             sys.stdout.write(event.data["text"])
         elif event.name == "done":
-            sys.stdout.write("\n")
-            console(stderr=True).print(draw_source(event.data))
+            _finish(event.data)
         sys.stdout.flush()
+
+
+def _finish(answer: dict[str, Any]) -> None:
+    if answer["kind"] == "generation":  # its text stands there by now
+        sys.stdout.write("\n")
+        console(stderr=True).print(draw_source(answer))
+    else:
+        console().print(draw_answer(answer))
 
 
 def _line(event: Event) -> str:

@@ -1,0 +1,133 @@
+"""The command line against `softmux serve` in a process of its own: a real backbone, real prompts, a real store."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cli_stub import Softmux
+from engine_cases import backbone_directory
+from peft_cases import save_peft
+
+pytestmark = pytest.mark.timeout(180)  # each server process imports torch and transformers
+
+
+@contextmanager
+def serving(backbone: Path, store: Path) -> Iterator[str]:
+    """Serve until the end of the block, then stop in order."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["serve", "--backbone", str(backbone), "--store", store.as_uri(), "--port", str(port)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server.cli", *words, "--num-threads", "1"], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    try:
+        log = [next(process.stderr, "ended early")]
+        while "running on" not in log[-1] and "ended early" not in log[-1]:
+            log.append(next(process.stderr, "ended early"))
+        assert "ended early" not in log[-1], "".join(log)
+        yield f"http://127.0.0.1:{port}"
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+        assert process.returncode == 0, "".join(log) + rest
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real")
+    backbone_directory("gpt2", folder / "backbone")
+    save_peft("gpt2", "PREFIX_TUNING", "CAUSAL_LM", folder / "story", n=5)
+    save_peft("gpt2", "PROMPT_TUNING", "CAUSAL_LM", folder / "mood", n=4)
+    save_peft("gpt2", "P_TUNING", "SEQ_CLS", folder / "topic", n=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(folders: Path) -> Iterator[str]:
+    with serving(folders / "backbone", folders / "store") as url:
+        yield url
+
+
+@pytest.fixture(autouse=True)
+def real_url(url: str, softmux: Softmux, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point the command line at the real server (after `softmux` has pointed it at the stub)."""
+    monkeypatch.setenv("SOFTMUX_URL", url)
+
+
+def test_generation(softmux: Softmux, folders: Path) -> None:
+    assert softmux("push", str(folders / "story"), "--task", "acme/story").code == 0
+    words = ("infer", "acme/story", "hello", "--param", "max_new_tokens=8")
+
+    whole, streamed = softmux(*words, "--json"), softmux(*words, "--stream")
+
+    assert whole.json["usage"]["output_tokens"] <= 8
+    assert streamed.out == whole.json["outputs"][0]["text"] + "\n"
+
+
+def test_label_words_and_classification_with_a_head(softmux: Softmux, folders: Path) -> None:
+    label_words = '{"up": "a", "down": ["b", "c"]}'
+    assert softmux("push", str(folders / "mood"), "--task", "mood", "--label-words", label_words).code == 0
+    assert softmux("push", str(folders / "topic"), "--task", "topic", "--labels", "x,y,z").code == 0
+
+    mood, topic = softmux("infer", "mood", "hi", "--json").json, softmux("infer", "topic", "hi", "--json").json
+
+    assert {score["label"] for score in mood["outputs"][0]["scores"]} == {"up", "down"}
+    assert {score["label"] for score in topic["outputs"][0]["scores"]} == {"x", "y", "z"}
+
+
+def test_versions_and_aliases(softmux: Softmux, folders: Path) -> None:
+    first = softmux("push", str(folders / "topic"), "--task", "turn", "--labels", "a,b,c", "--json").json["version"]
+    second = softmux("push", str(folders / "topic"), "--task", "turn", "--labels", "d,e,f", "--json").json["version"]
+
+    assert softmux("infer", "turn", "hi", "--json").json["version"] == second
+    assert softmux("alias", "turn", f"live={first[7:19]}").code == 0
+    assert softmux("infer", "turn", "hi", "--json").json["version"] == first
+    assert softmux("rollback", "turn").code == 0
+    assert softmux("infer", "turn", "hi", "--json").json["version"] == second
+    assert first[7:19] in softmux("show", "turn").out
+    assert "default/turn" in softmux("ls", "turn").out
+
+
+def test_what_does_not_fit_is_refused_with_its_reason(softmux: Softmux, folders: Path) -> None:
+    ended = softmux("push", str(folders / "topic"), "--task", "t", "--labels", "only,two")
+
+    assert ended.code == 1
+    assert "labels" in ended.err
+    assert softmux("show", "t").code == 1
+
+
+def test_a_dry_run_stores_nothing(softmux: Softmux, folders: Path) -> None:
+    assert softmux("push", str(folders / "mood"), "--task", "dry", "--dry-run").code == 0
+    assert softmux("show", "dry").code == 1
+
+
+def test_unknown_parameters_are_named(softmux: Softmux, folders: Path) -> None:
+    assert softmux("push", str(folders / "story"), "--task", "acme/story").code == 0
+
+    ended = softmux("infer", "acme/story", "x", "--param", "temprature=1", "--json")
+
+    assert ended.code == 1
+    assert "temprature" in json.loads(ended.err)["error"]["param"]
+
+
+@pytest.mark.slow
+def test_published_tasks_are_there_after_a_restart(softmux: Softmux, folders: Path, tmp_path: Path) -> None:
+    with serving(folders / "backbone", tmp_path / "store") as url:
+        assert softmux("push", str(folders / "story"), "--task", "story", "--url", url).code == 0
+        before = softmux("infer", "story", "hello", "--url", url, "--json").json
+    with serving(folders / "backbone", tmp_path / "store") as url:
+        after = softmux("infer", "story", "hello", "--url", url, "--json").json
+
+    assert (after["version"], after["outputs"]) == (before["version"], before["outputs"])
