@@ -7,16 +7,21 @@ from typing import TypeGuard
 
 from pydantic import JsonValue
 
-from prompt_store.manifest import GoldenExample
+from prompt_store.manifest import GoldenExample, HeadKind
 
 _SHOWN_CHARS = 200
 
 
-def promised_outputs(example: GoldenExample) -> list[JsonValue]:
+def promised_outputs(example: GoldenExample, kind: HeadKind) -> list[JsonValue]:
     """Return one promised output for each input: a lone input may have its output without a list around it."""
-    if isinstance(example.inputs, list) or isinstance(example.outputs, list):
-        return example.outputs if isinstance(example.outputs, list) else [example.outputs]
-    return [example.outputs]
+    outputs = example.outputs
+    if not isinstance(outputs, list):
+        return [outputs]
+    if isinstance(example.inputs, list) or kind is not HeadKind.TOKEN_CLASSIFICATION:
+        return outputs
+    # One output of a token classification is itself a list, of entities.
+    is_wrapped = bool(outputs) and all(isinstance(output, list) for output in outputs)
+    return outputs if is_wrapped else [outputs]
 
 
 def differences(promised: JsonValue, found: JsonValue, tolerance: float, path: str) -> Iterator[str]:

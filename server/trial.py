@@ -52,12 +52,13 @@ class Trial:
 
     async def run_examples(self, lease: TaskLease) -> tuple[str, ...]:
         """Run the golden examples; return what to tell about them. Raises TrialError with every broken promise."""
-        examples = lease.servable.manifest.examples or ()
+        manifest = lease.servable.manifest
+        examples = manifest.examples or ()
         broken: list[str] = []
         for index, example in enumerate(examples):
             found = await self._answer(lease, example.inputs, f"examples[{index}]")
-            path = f"examples[{index}].outputs"
-            broken.extend(differences(promised_outputs(example), found, example.tolerance, path))
+            promised = promised_outputs(example, manifest.kind)
+            broken.extend(differences(promised, found, example.tolerance, f"examples[{index}].outputs"))
         if broken:
             raise TrialError(*broken)
         return (f"golden examples: {len(examples)} came out as promised",) if examples else ()
