@@ -80,8 +80,8 @@ def test_a_stream_that_fails_ends_with_an_error_event(story: Server, client: htt
 def test_what_fails_before_the_first_token_has_its_status(story: Server, client: httpx.Client) -> None:
     story.engine.submit_errors.append(QueueFullError("full"))
     assert client.post("/v1/infer", json=STORY).status_code == 429
-    assert client.post("/v1/infer", json=STORY | {"task_id": "missing"}).status_code == 164
-    assert client.post("/v1/infer", json=STORY | {"inputs": ["x", "y"]}).status_code == 160
+    assert client.post("/v1/infer", json=STORY | {"task_id": "missing"}).status_code == 404
+    assert client.post("/v1/infer", json=STORY | {"inputs": ["x", "y"]}).status_code == 400
     assert_nothing_is_held(story)
 
 
