@@ -23,14 +23,23 @@ HALF_WRITTEN = "blob_half_written"
 
 
 class HalvingFiles(Files):
-    """Real files that write everything in two halves, with a failpoint in between."""
+    """Real files that write each file in two halves, with a failpoint in between."""
 
     def __init__(self, failpoint: Callable[[str], None]) -> None:
         self._failpoint = failpoint
+        self._is_untouched = False
+
+    def create(self, path: Path) -> int:
+        """Create a file whose first write will be cut short."""
+        self._is_untouched = True
+        return super().create(path)
 
     def write(self, descriptor: int, raw: memoryview) -> int:
-        """Write half of what is asked, but at least a byte."""
-        written = super().write(descriptor, raw[: max(1, len(raw) // 2)])
+        """Write half of what is asked the first time, all of it the next."""
+        if not self._is_untouched:
+            return super().write(descriptor, raw)
+        self._is_untouched = False
+        written = super().write(descriptor, raw[: len(raw) // 2])
         self._failpoint(HALF_WRITTEN)
         return written
 

@@ -32,6 +32,7 @@ print(version_of(Artifact(manifest, tensors).to_bytes()))
 """
 
 
+HOSTILE = hostile_files()
 CANONICAL = canonical_json(small_artifact().manifest.to_dict())
 
 
@@ -210,7 +211,7 @@ def test_a_checkpoint_is_no_artifact() -> None:
         Artifact.from_bytes(safetensors.torch.save({"prompt_embeddings": torch.ones(2, 3)}))
 
 
-@pytest.mark.parametrize("name", hostile_files())
+@pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_is_no_artifact(name: str) -> None:
     with pytest.raises(ArtifactError):
-        Artifact.from_bytes(hostile_files()[name])
+        Artifact.from_bytes(HOSTILE[name])
