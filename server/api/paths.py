@@ -5,15 +5,21 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
+from pydantic import JsonValue
 
 from prompt_store.refs import LIVE, Alias, TaskName, TaskRef, Version, parse_alias, parse_name, parse_version
 from server.api.auth import TenantCaller
 from server.api.context import context_of
 from server.api.refusals import MalformedRequestError
 
-NameText = Annotated[str, Path(description="1 to 63 of a-z 0-9 . _ -", examples=["sentiment"])]
-TenantText = Annotated[str, Path(description="1 to 63 of a-z 0-9 . _ -", examples=["default"])]
-VersionPath = Annotated[str, Path(description="sha256: and 64 hex digits")]
+# Only told: `prompt_store.refs` is what reads names, with a message that helps.
+_NAME: dict[str, JsonValue] = {"pattern": r"^[a-z0-9][a-z0-9._-]{0,62}$", "maxLength": 63}
+_VERSION: dict[str, JsonValue] = {"pattern": r"^sha256:[0-9a-f]{64}$"}
+
+NameText = Annotated[str, Path(description="1 to 63 of a-z 0-9 . _ -", json_schema_extra=_NAME)]
+TenantText = Annotated[str, Path(description="1 to 63 of a-z 0-9 . _ -", json_schema_extra=_NAME)]
+AliasText = Annotated[str, Path(description="1 to 63 of a-z 0-9 . _ -; e.g. live", json_schema_extra=_NAME)]
+VersionText = Annotated[str, Path(description="sha256: and 64 hex digits", json_schema_extra=_VERSION)]
 
 
 def declare_tenant(tenant: TenantText) -> None:
@@ -36,12 +42,12 @@ def path_task(request: Request, tenant: PathTenant, name: NameText, caller: Tena
     return task
 
 
-def path_version(version: VersionPath) -> Version:
+def path_version(version: VersionText) -> Version:
     """Return the version of the path. Raises InvalidNameError."""
     return parse_version(version)
 
 
-def path_alias(alias: NameText) -> Alias:
+def path_alias(alias: AliasText) -> Alias:
     """Return the alias of the path. Raises InvalidNameError."""
     return parse_alias(alias)
 

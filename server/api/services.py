@@ -28,6 +28,10 @@ class ServedEngine(ServingEngine, Protocol):
         """A snapshot for probes."""
         ...
 
+    async def close(self) -> None:
+        """End every row with EngineDeadError and take no other; again is a no-op."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
