@@ -16,7 +16,7 @@ from hostile_files import hostile_files
 from prompt_store.artifact import OWN, Artifact, version_of
 from prompt_store.canonical import canonical_file, canonical_json
 from prompt_store.errors import ArtifactError, MalformedFileError, ManifestError, TooLargeError
-from prompt_store.manifest import Fingerprint, HeadKind, Manifest, Method
+from prompt_store.manifest import Fingerprint, HeadKind, Manifest, Method, PublisherManifest
 from prompt_store.safefile import read_header, read_tensors
 
 _FRESH_PROCESS = """
@@ -180,6 +180,14 @@ def test_tensors_without_a_place_are_refused(tensors: dict[str, torch.Tensor], f
 def test_a_bad_manifest_is_refused(manifest: bytes, fault: str) -> None:
     with pytest.raises(ManifestError, match=fault):
         Artifact.from_bytes(spoilt(manifest))
+
+
+@pytest.mark.parametrize(
+    "raw", [b'{"kind":null,"kind":null}', b'{"examples":' + b"[" * 50 + b"]" * 50 + b"}", b'{"a":NaN}']
+)
+def test_a_publishers_manifest_is_read_as_strictly(raw: bytes) -> None:
+    with pytest.raises(ManifestError, match="twice|deeper|NaN"):
+        PublisherManifest.from_json(raw)
 
 
 def test_a_manifest_over_its_cap_is_refused() -> None:
