@@ -186,7 +186,7 @@ def test_a_bad_manifest_is_refused(manifest: bytes, fault: str) -> None:
     "raw", [b'{"kind":null,"kind":null}', b'{"examples":' + b"[" * 50 + b"]" * 50 + b"}", b'{"a":NaN}']
 )
 def test_a_publishers_manifest_is_read_as_strictly(raw: bytes) -> None:
-    with pytest.raises(ManifestError, match="twice|deeper|NaN"):
+    with pytest.raises(ManifestError, match=r"twice|deeper|NaN"):
         PublisherManifest.from_json(raw)
 
 
