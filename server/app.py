@@ -38,6 +38,7 @@ def create_app(
             metrics.watch_engine(parts.engine.state)
             app.state.services = make_services(settings, parts, metrics)
             watch = asyncio.create_task(_watch(parts.engine, on_worker_death), name="worker-watch")
+            app.state.worker_watch = watch
             try:
                 yield
             finally:
@@ -45,6 +46,14 @@ def create_app(
                 watch.cancel()
 
     return build_api(settings.limits, lifespan)
+
+
+async def end_requests(app: FastAPI) -> None:
+    """Answer every request that is still inside with an error, and let no other in: this process is about to end."""
+    app.state.worker_watch.cancel()  # the worker's end is meant
+    services: Services = app.state.services
+    services.drain()
+    await services.parts.engine.close()
 
 
 def make_services(settings: Settings, parts: Parts, metrics: Metrics) -> Services:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+
 import uvicorn
 
-from server.app import create_app
+from server.app import OpenParts, create_app
+from server.parts import open_parts
 from server.settings import Settings
 from server.telemetry.logs import configure_logs
 
@@ -12,19 +15,24 @@ from server.telemetry.logs import configure_logs
 MAX_HEADER_BYTES = 16 << 10
 
 
-def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT and return the exit code: 0, or 1 when the worker or the start failed."""
+def serve(settings: Settings, *, open_parts: OpenParts = open_parts) -> int:
+    """Serve until SIGTERM or SIGINT and return the exit code: 0, or 1 when the worker or the start failed.
+
+    Requests that are inside may finish for `shutdown_timeout_s`. Call it from the main thread.
+    """
     configure_logs(settings.log_level)
-    codes: list[int] = []
+    deaths: list[str] = []
 
     def on_worker_death() -> None:
-        codes.append(1)
+        deaths.append("worker")
         server.should_exit = True
 
-    app = create_app(settings, on_worker_death=on_worker_death)
+    app = create_app(settings, on_worker_death=on_worker_death, open_parts=open_parts)
     server = uvicorn.Server(uvicorn_config(app, settings))
+    # uvicorn raises the signal again when it has shut down in order; a stop that was asked for is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     server.run()
-    return 1 if codes or not server.started else 0
+    return 1 if deaths or not server.started else 0
 
 
 def uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:

@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: Count | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    shutdown_timeout_s: Count = 30
+    shutdown_timeout_s: Count = 30  # after SIGTERM, for what is inside; then it gets an error
     num_task_series: Annotated[int, Field(ge=0)] = 50
     limits: Limits = Limits()
     engine: EngineLimits = EngineLimits()

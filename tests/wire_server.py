@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-import uvicorn
 from fakes import FakeEngine, byte_tokenizer, fake_spec
 from fastapi import FastAPI
 
@@ -22,10 +21,11 @@ from prompt_store.artifact import Artifact
 from prompt_store.memory import MemoryStore
 from server.api.services import Parts, Services
 from server.api.uploads import ARTIFACT_TYPE
-from server.app import create_app, make_services
+from server.app import create_app, end_requests, make_services
+from server.engine.errors import EngineDeadError
 from server.engine.types import EngineState
 from server.parts import put_together
-from server.serve import uvicorn_config
+from server.serve import OrderlyServer, uvicorn_config
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
 
@@ -43,6 +43,12 @@ class LivingEngine(FakeEngine):
         return EngineState(
             self.is_alive, self.heartbeat_age_s, running, self.num_waiting, 0, 10, 100, 5, 100, len(self.resident)
         )
+
+    async def close(self) -> None:
+        """Fail every row as a stopped worker would."""
+        self.is_alive = False
+        for row in self.rows:
+            row.fail(EngineDeadError("the server is shutting down"))
 
 
 @dataclass
@@ -158,8 +164,9 @@ def running(**changes: Any) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def serving(app: FastAPI, settings: Settings) -> Iterator[int]:
-    """Serve `app` from a thread on a free port."""
-    uvicorn_server = uvicorn.Server(uvicorn_config(app, settings))
+    """Serve `app` from a thread on a free port; at the end of the block it stops as after SIGTERM."""
+    grace_s = settings.shutdown_timeout_s
+    uvicorn_server = OrderlyServer(uvicorn_config(app, settings), lambda: end_requests(app), grace_s)
     thread = threading.Thread(target=uvicorn_server.run, daemon=True)
     thread.start()
     while not uvicorn_server.started:

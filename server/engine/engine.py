@@ -88,7 +88,7 @@ class Engine:
         self._worker.start()
 
     async def close(self) -> None:
-        """Stop the worker; rows that still run get EngineDeadError."""
+        """Stop the worker; rows that still run get EngineDeadError. Again is a no-op."""
         await asyncio.to_thread(self._worker.stop)
         await asyncio.sleep(0)  # let the worker's last deliveries arrive
 
