@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import socket
+from collections.abc import Awaitable, Callable
 
 import uvicorn
 
-from server.app import OpenParts, create_app
+from server.app import OpenParts, create_app, end_requests
 from server.parts import open_parts
 from server.settings import Settings
 from server.telemetry.logs import configure_logs
@@ -14,11 +17,14 @@ from server.telemetry.logs import configure_logs
 # Request headers are a few hundred bytes here; the parser's own default would hold 64 KiB per connection.
 MAX_HEADER_BYTES = 16 << 10
 
+# For clients to read their last words, after the graceful time and before their connections are cut.
+LAST_WORDS_S = 5
+
 
 def serve(settings: Settings, *, open_parts: OpenParts = open_parts) -> int:
     """Serve until SIGTERM or SIGINT and return the exit code: 0, or 1 when the worker or the start failed.
 
-    Requests that are inside may finish for `shutdown_timeout_s`. Call it from the main thread.
+    Requests that are inside may finish for `shutdown_timeout_s`, then they are answered with an error. Call it from the main thread.
     """
     configure_logs(settings.log_level)
     deaths: list[str] = []
@@ -28,7 +34,7 @@ def serve(settings: Settings, *, open_parts: OpenParts = open_parts) -> int:
         server.should_exit = True
 
     app = create_app(settings, on_worker_death=on_worker_death, open_parts=open_parts)
-    server = uvicorn.Server(uvicorn_config(app, settings))
+    server = OrderlyServer(uvicorn_config(app, settings), lambda: end_requests(app), settings.shutdown_timeout_s)
     # uvicorn raises the signal again when it has shut down in order; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     server.run()
@@ -47,5 +53,26 @@ def uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:
         http="h11",
         server_header=False,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        timeout_graceful_shutdown=settings.shutdown_timeout_s,
+        timeout_graceful_shutdown=settings.shutdown_timeout_s + LAST_WORDS_S,
     )
+
+
+class OrderlyServer(uvicorn.Server):
+    """uvicorn, which would cut off without a word what outlasts the graceful time."""
+
+    def __init__(self, config: uvicorn.Config, end_requests: Callable[[], Awaitable[None]], grace_s: float) -> None:
+        super().__init__(config)
+        self._end_requests = end_requests
+        self._grace_s = grace_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests finish; answer with an error those that outlast the graceful time."""
+        ending = asyncio.create_task(self._end_late_requests(), name="end-late-requests")
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
+    async def _end_late_requests(self) -> None:
+        await asyncio.sleep(self._grace_s)
+        await self._end_requests()

@@ -29,12 +29,12 @@ class DyingStepper(Stepper):
         return super().run(rows)
 
 
-def create_watched_app(settings: Any, *, on_worker_death: Callable[[], None]) -> Any:
+def create_watched_app(settings: Any, *, on_worker_death: Callable[[], None], **options: Any) -> Any:
     def wait_for_line() -> None:
         line = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         line.add_done_callback(lambda _: on_worker_death())
 
-    return create_app(settings, on_worker_death=wait_for_line)
+    return create_app(settings, on_worker_death=wait_for_line, **options)
 
 
 if __name__ == "__main__":
