@@ -24,7 +24,8 @@ LAST_WORDS_S = 5
 def serve(settings: Settings, *, open_parts: OpenParts = open_parts) -> int:
     """Serve until SIGTERM or SIGINT and return the exit code: 0, or 1 when the worker or the start failed.
 
-    Requests that are inside may finish for `shutdown_timeout_s`, then they are answered with an error. Call it from the main thread.
+    Requests that are inside may finish for `shutdown_timeout_s`, then they are answered with an error.
+    Call it from the main thread.
     """
     configure_logs(settings.log_level)
     deaths: list[str] = []
