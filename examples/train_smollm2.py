@@ -60,7 +60,7 @@ RECIPES: dict[Task, Recipe] = {
         template="{text}\nSource:",
         instruction="Where is this from: a movie review, the news, a product review or a tweet?\n\n",
         rows_per_label=700,
-        num_epochs=2,
+        num_epochs=1,
         rate=0.005,
     ),
     "card": Recipe(
