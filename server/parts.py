@@ -12,6 +12,7 @@ from server.api.services import Parts, ServedEngine
 from server.engine.engine import Engine
 from server.engine.settings import EngineSettings
 from server.inference.service import InferenceService, InferenceSettings
+from server.metered_engine import MeteredEngine
 from server.publishing import Publisher
 from server.settings import Settings
 from server.tasks import Tasks
@@ -28,7 +29,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Part
         )
         engine.start(asyncio.get_running_loop())
         try:
-            async with put_together(settings, store, engine) as parts:
+            async with put_together(settings, store, MeteredEngine(engine, metrics)) as parts:
                 yield parts
         finally:
             await engine.close()

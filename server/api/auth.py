@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Protocol
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
@@ -86,26 +87,35 @@ class Anonymous:
 
 
 def _is_local(request: Request) -> bool:
-    # The Host header too: a web page may point a name of its own at 127.0.0.1 and call us from a browser here.
+    # The headers too: a web page from elsewhere may call us through a browser on this machine, by our own address
+    # (its Origin gives it away) or by a name of its own that points to 127.0.0.1 (the Host does).
     client = request.client.host if request.client else ""
-    return is_loopback(client) and is_loopback(request.url.hostname or "")
+    named = [f"//{request.headers.get('host', '')}", *request.headers.getlist("origin")]
+    return is_loopback(client) and all(is_loopback(_hostname(name)) for name in named)
 
 
-def caller_of(request: Request, services: ServicesOf) -> Caller:
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+async def caller_of(request: Request, services: ServicesOf) -> Caller:
     """Authenticate the request."""
     return services.authenticator.caller(request)
 
 
-def public_access() -> None:
+async def public_access() -> None:
     """Let everybody in."""
 
 
-def tenant_access(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+async def tenant_access(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
     """Let callers in who belong to a tenant."""
     return caller
 
 
-def admin_access(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+async def admin_access(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
     """Let administrators in."""
     caller.need(Role.ADMIN)
     return caller

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -66,7 +65,7 @@ TimeoutMs = Annotated[
 ]
 
 
-def deadline_of(
+async def deadline_of(
     request: Request,
     services: Annotated[Services, Depends(services_of)],
     timeout_ms: TimeoutMs = None,
@@ -83,8 +82,3 @@ def timeout_s(timeout_ms: int | None, limits: Limits) -> float:
 
 Deadline = Annotated[float, Depends(deadline_of)]
 """`time.monotonic()` seconds."""
-
-
-def seconds_left(deadline: float) -> float:
-    """Return the time until `deadline`, never negative."""
-    return max(0.0, deadline - time.monotonic())

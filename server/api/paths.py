@@ -22,11 +22,11 @@ AliasText = Annotated[str, Path(description="1 to 63 of a-z 0-9 . _ -; e.g. live
 VersionText = Annotated[str, Path(description="sha256: and 64 hex digits", json_schema_extra=_VERSION)]
 
 
-def declare_tenant(tenant: TenantText) -> None:
+async def declare_tenant(tenant: TenantText) -> None:
     """Stand in the documentation of the second form."""
 
 
-def path_tenant(request: Request, caller: TenantCaller) -> str:
+async def path_tenant(request: Request, caller: TenantCaller) -> str:
     """Return the tenant of the path, or the caller's. Raises InvalidNameError."""
     return parse_name(request.path_params.get("tenant", caller.tenant), "tenant")
 
@@ -34,7 +34,7 @@ def path_tenant(request: Request, caller: TenantCaller) -> str:
 PathTenant = Annotated[str, Depends(path_tenant)]
 
 
-def path_task(request: Request, tenant: PathTenant, name: NameText, caller: TenantCaller) -> TaskName:
+async def path_task(request: Request, tenant: PathTenant, name: NameText, caller: TenantCaller) -> TaskName:
     """Return the task of the path. Raises InvalidNameError, TaskNotFoundError for another tenant's."""
     task = TaskName(tenant, parse_name(name, "task"))
     context_of(request.scope).task = str(task)
@@ -42,12 +42,12 @@ def path_task(request: Request, tenant: PathTenant, name: NameText, caller: Tena
     return task
 
 
-def path_version(version: VersionText) -> Version:
+async def path_version(version: VersionText) -> Version:
     """Return the version of the path. Raises InvalidNameError."""
     return parse_version(version)
 
 
-def path_alias(alias: AliasText) -> Alias:
+async def path_alias(alias: AliasText) -> Alias:
     """Return the alias of the path. Raises InvalidNameError."""
     return parse_alias(alias)
 
@@ -57,7 +57,7 @@ PathVersion = Annotated[Version, Depends(path_version)]
 PathAlias = Annotated[Alias, Depends(path_alias)]
 
 
-def path_ref(
+async def path_ref(
     task: PathTask,
     alias: Annotated[str | None, Query(description="Default: live")] = None,
     version: Annotated[str | None, Query(description="Exactly this version")] = None,

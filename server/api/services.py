@@ -66,7 +66,7 @@ class Services:
         self.upload_door.shut()
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     """Return the services of the application that handles this request."""
     services: Services = request.app.state.services
     return services

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from inspect import isasyncgenfunction, iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,18 @@ def test_every_route_has_exactly_one_access_class() -> None:
     wrong = {route.path: set(access_of(route.dependant)) for route in routes()}
     # An admin is found by first finding the caller, so admin_access alone may stand there, never with another class.
     assert {path: access for path, access in wrong.items() if len(access) != 1} == {}
+
+
+def calls_of(dependant: Dependant) -> Iterator[Any]:
+    yield dependant.call
+    for inner in dependant.dependencies:
+        yield from calls_of(inner)
+
+
+def test_nothing_of_a_request_waits_for_a_thread() -> None:
+    # FastAPI runs plain functions in threads: a hop for each of them in every request.
+    calls = {call for route in routes() for call in calls_of(route.dependant)}
+    assert {call for call in calls if not (iscoroutinefunction(call) or isasyncgenfunction(call))} == set()
 
 
 def test_only_the_listed_routes_are_public() -> None:

@@ -146,4 +146,6 @@ def test_metrics_see_the_steps(house: tuple[httpx.Client, Any]) -> None:
     text = client.get("/metrics").text
     (steps,) = (line for line in text.splitlines() if line.startswith("softmux_step_seconds_count"))
     assert float(steps.split()[1]) > 0
+    assert 'softmux_prompt_loads_total{result="loaded",tier="device"} 3.0' in text
+    assert 'softmux_prompt_load_seconds_count{tier="device"} 3.0' in text
     assert client.get("/v1/backbone").json()["model_type"] == "gpt2"

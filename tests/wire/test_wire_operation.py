@@ -159,13 +159,30 @@ def test_the_backbone_tells_what_it_can_take(client: httpx.Client) -> None:
     assert shown["fingerprint"]["arch"] == "a" * 64
 
 
-@pytest.mark.parametrize("host", ["evil.example", "10.0.0.1:8000"])
-def test_without_keys_only_this_machine_may_call_by_its_own_name(
-    server: Server, client: httpx.Client, host: str
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "10.0.0.1:8000"},
+        {"Host": "["},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://[::"},
+    ],
+)
+def test_without_keys_no_web_page_from_elsewhere_may_call(
+    server: Server, client: httpx.Client, headers: dict[str, str]
 ) -> None:
-    answer = client.get("/v1/tasks", headers={"Host": host})
+    answer = client.get("/v1/tasks", headers=headers)
     assert (answer.status_code, answer.json()["error"]["type"]) == (403, "forbidden")
-    assert client.get("/livez", headers={"Host": host}).status_code == 200
+    assert client.get("/livez", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Host": "localhost:8000"}, {"Host": "[::1]"}, {"Origin": "http://127.0.0.1:8000"}]
+)
+def test_this_machine_by_its_own_names_may_call(client: httpx.Client, headers: dict[str, str]) -> None:
+    assert client.get("/v1/tasks", headers=headers).status_code == 200
 
 
 def test_binding_beyond_loopback_without_keys_has_to_be_asked_for() -> None:
@@ -174,6 +191,23 @@ def test_binding_beyond_loopback_without_keys_has_to_be_asked_for() -> None:
     assert Settings(backbone="b", host="0.0.0.0", allow_anonymous=True).host == "0.0.0.0"
     with running(allow_anonymous=True) as server, server.client() as client:
         assert client.get("/v1/tasks", headers={"Host": "softmux.internal"}).status_code == 200
+
+
+def test_the_pages_examples_run_as_they_stand(server: Server, client: httpx.Client) -> None:
+    for task in ("sentiment", "source"):
+        server.publish(classifier(), task)
+    document = client.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    for path, schema in (("/v1/infer", "InferBody"), ("/v1/infer/batch", "BatchBody")):
+        for example in schemas[schema]["examples"]:
+            answer = client.post(path, json=example)
+            assert answer.status_code == 200, answer.text
+            assert all("error" not in result for result in answer.json().get("results", []))
+    for example in schemas["TaskInferBody"]["examples"]:
+        assert client.post("/v1/tasks/sentiment/infer", json=example).status_code == 200
+    for example in schemas["RollbackBody"]["examples"]:
+        server.publish(classifier(1))
+        assert client.post("/v1/tasks/sentiment/rollback", json=example).status_code == 200
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
