@@ -17,7 +17,7 @@ from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.digest import version_of
 from prompt_store.formats import Checkpoint, convert, read_config
-from prompt_store.manifest import HeadKind, PublisherManifest
+from prompt_store.manifest import Fingerprint, HeadKind, HeadModule, Manifest, Method, PublisherManifest
 from prompt_store.refs import TaskName
 from server.engine.engine import Engine
 from server.engine.settings import EngineSettings
@@ -147,3 +147,31 @@ def as_label_words(artifact: Artifact) -> Artifact:
         update={"kind": HeadKind.LABEL_WORDS, "label_words": {"x": ("x",)}, "labels": ("x",)}
     )
     return replace(artifact, manifest=manifest)
+
+
+def made_artifact(
+    spec: BackboneSpec, kind: HeadKind, num_soft: int = 4, num_prefix: int = 0, reads: str | None = None
+) -> Artifact:
+    """Make an artifact by hand: random virtual tokens or a prefix of ones, and a head of ones that `reads`."""
+    tensors: dict[str, torch.Tensor] = {}
+    if num_soft:
+        tensors["embeds"] = torch.randn(num_soft, spec.embedding_size, generator=torch.Generator().manual_seed(0))
+    if num_prefix:
+        size = (spec.num_layers, spec.num_key_value_heads, num_prefix, spec.head_dim)
+        tensors |= {"kv.key": torch.ones(size), "kv.value": torch.ones(size)}
+    if reads:
+        tensors["head.score.weight"] = torch.ones(2, spec.hidden_size)
+    manifest = Manifest(
+        method=Method.PROMPT_TUNING,
+        kind=kind,
+        num_virtual_tokens=num_soft + num_prefix,
+        template="{text}",
+        head=HeadModule.model_validate({"path": "score", "reads": reads}) if reads else None,
+        fingerprint=Fingerprint(arch=spec.arch_fingerprint),
+    )
+    return Artifact(manifest, tensors)
+
+
+def request_of(artifact: Artifact, leading: tuple[int | None, ...] = ()) -> LoadRequest:
+    """Describe a version whose compiled tokens are chosen by the test."""
+    return replace(load_request("a", artifact), leading=leading)

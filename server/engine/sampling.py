@@ -124,7 +124,8 @@ def _draw(scores: torch.Tensor, samplers: Sequence[RowSampler]) -> torch.Tensor:
     Which path a row takes depends on itself alone, so its tokens do not depend on its batch.
     """
     device = scores.device
-    temperature = torch.tensor([s.params.temperature for s in samplers], device=device)
+    smallest = torch.finfo(torch.float32).tiny  # below it there is float32's zero, and 0 / 0
+    temperature = torch.tensor([max(s.params.temperature, smallest) for s in samplers], device=device)
     # The maximum goes first, so no temperature, however small, overflows: the best token's weight is always 1.
     scaled = scores.sub_(scores.amax(-1, keepdim=True)).div_(temperature[:, None])
     uniform = torch.tensor([s.number for s in samplers], dtype=torch.float64, device=device)

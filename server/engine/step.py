@@ -27,8 +27,8 @@ class _Read:
 
     def at(self, rows: Sequence[int], places: Sequence[int]) -> torch.Tensor:
         """Return [k, hidden]: of each row, the state at its place."""
-        index = torch.tensor([self.starts[r] + p for r, p in zip(rows, places, strict=True)], device=self.hidden.device)
-        return self.hidden.index_select(0, index)
+        index = [self.starts[row] + place for row, place in zip(rows, places, strict=True)]
+        return self.hidden.index_select(0, torch.tensor(index, dtype=torch.int64, device=self.hidden.device))
 
 
 class Stepper:
@@ -44,15 +44,13 @@ class Stepper:
         A row whose logits are not finite gets a NonFiniteError; its neighbours are untouched. The rows themselves are
         left as they were, so a step that failed can be tried again.
         """
-        hidden = self.hidden(rows)
+        hidden = self._forward(rows)
         results: dict[int, RowResult] = {}
         for read in (self._text, self._columns, self._sequences, self._tokens):
             results.update(read(rows, hidden))
         return [results[i] for i in range(len(rows))]
 
-    @torch.inference_mode()
-    def hidden(self, rows: Sequence[RunningRow]) -> _Read:
-        """Run the forward pass alone."""
+    def _forward(self, rows: Sequence[RunningRow]) -> _Read:
         backbone = self._backbone
         planned = [row.planned(backbone.shape.position_base) for row in rows]
         plan = build_plan(planned, backbone.shape.is_causal, backbone.device)
@@ -169,7 +167,9 @@ def _text_places(row: RunningRow) -> list[int]:
 
 
 def _finite(row: RunningRow, logits: torch.Tensor) -> RowResult:
-    return logits if bool(finite_rows(logits.reshape(1, -1))) else _non_finite(row)
+    # A row of virtual tokens alone has no token to label, and nothing has no largest entry.
+    is_finite = not logits.numel() or bool(finite_rows(logits.reshape(1, -1)))
+    return logits if is_finite else _non_finite(row)
 
 
 def _non_finite(row: RunningRow) -> NonFiniteError:

@@ -7,19 +7,20 @@ replaced. Nothing here touches the event loop but `post`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from server.engine.admission import Admission
 from server.engine.errors import DeadlineError, EngineDeadError, EngineError, OutOfMemoryError
+from server.engine.job import Job, is_out_of_memory
 from server.engine.kv import KVMemory
 from server.engine.rows import RunningRow
 from server.engine.scheduler import Scheduler, Waiting
@@ -61,14 +62,6 @@ class Abort:
     """A row that nobody waits for any longer."""
 
     row_id: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Job:
-    """Work that needs the device between two steps: bringing a version, a trial."""
-
-    run: Callable[[], Any]
-    done: Future[Any]
 
 
 Message = Arrival | Abort | Job | None
@@ -156,9 +149,12 @@ class Worker:
         with self._closing:
             self.is_alive = False
         while not self._inbox.empty():
-            self._receive(self._inbox.get())
+            with contextlib.suppress(RuntimeError):  # as below
+                self._receive(self._inbox.get())
         for row_id in [*self._arrivals, *self._active]:
-            self._end(row_id, EngineDeadError(reason), "dead")
+            # A device that has failed fails again when a slot is freed; by then the row has its answer.
+            with contextlib.suppress(RuntimeError):
+                self._end(row_id, EngineDeadError(reason), "dead")
         self._flush()
 
     def _take_messages(self) -> bool:
@@ -181,21 +177,10 @@ class Worker:
                 if message.row_id in self._arrivals or message.row_id in self._active:
                     self._end(message.row_id, self._outcome(message.row_id, FinishReason.ABORTED))
             case Job():
-                self._run_job(message)
+                message.end(self.is_alive)
             case None:
                 return False
         return True
-
-    def _run_job(self, job: Job) -> None:
-        if not job.done.set_running_or_notify_cancel():
-            return
-        if not self.is_alive:
-            job.done.set_exception(EngineDeadError("the engine has stopped"))
-            return
-        try:
-            job.done.set_result(job.run())
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked for the job
-            job.done.set_exception(error)
 
     def _expire(self) -> None:
         now = time.monotonic()
@@ -206,17 +191,30 @@ class Worker:
 
     def _admit(self) -> None:
         num_tokens = sum(a.row.num_step_tokens for a in self._active.values())
-        for waiting in self._parts.scheduler.select(len(self._active), num_tokens, self._reserve):
+        without_slot: list[int] = []
+        fits = functools.partial(self._reserve, without_slot)
+        for waiting in self._parts.scheduler.select(len(self._active), num_tokens, fits):
             self._parts.admission.release(waiting.num_tokens)
             row = self._arrivals.pop(waiting.row_id).row
             self._active[waiting.row_id] = _Active(waiting, row, time.monotonic())
+        for row_id in without_slot:
+            self._end(row_id, OutOfMemoryError("the device has no memory for this row's keys"), "memory")
 
-    def _reserve(self, waiting: Waiting) -> bool:
-        """Take the row's slot in the KV memory; one-shot rows need none."""
+    def _reserve(self, without_slot: list[int], waiting: Waiting) -> bool:
+        """Take the row's slot in the KV memory; one-shot rows need none.
+
+        A row for which the device has less memory than the budget says joins `without_slot`.
+        """
         row = self._arrivals[waiting.row_id].row
-        if row.is_generating:
+        if not row.is_generating:
+            return True
+        try:
             row.pool = self._parts.memory.take(row, row.num_keys)
-        return row.pool is not None or not row.is_generating
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            without_slot.append(waiting.row_id)
+        return row.pool is not None
 
     def _step(self) -> None:
         if not self._active:
@@ -235,7 +233,7 @@ class Worker:
         try:
             return list(self._parts.stepper.run(rows))
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         # Outside the except block: the traceback would keep the failed step's tensors alive.
         if torch.cuda.is_available():
@@ -281,17 +279,13 @@ class Worker:
         if arrival is not None:
             self._parts.scheduler.remove(row_id)
             self._parts.admission.release(arrival.waiting.num_tokens)
-        if active is not None and active.row.pool is not None:
-            self._parts.memory.release(active.row.pool, active.row)
         if failure:
             self._parts.observer.row_failed(failure)
         self._deliveries.append(Delivery(row_id, event))
+        if active is not None and active.row.pool is not None:
+            self._parts.memory.release(active.row.pool, active.row)
 
     def _flush(self) -> None:
         deliveries, self._deliveries = self._deliveries, []
         if deliveries:
             self._post(deliveries)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
