@@ -40,30 +40,39 @@ class Bringing:
         self._kv_shape = KVShape(shape.num_layers, shape.num_kv_heads, shape.head_dim, backbone.dtype, backbone.device)
 
     def size_bytes(self, request: LoadRequest) -> int:
-        """Return the bytes that the version's parts take on the device."""
+        """Return the bytes that the version takes on the device when it shares nothing."""
+        return sum(self.part_sizes(request).values())
+
+    def part_sizes(self, request: LoadRequest) -> dict[str, int]:
+        """Return the bytes that each of the version's parts takes on the device."""
         artifact, leading = request.artifact, self._compiled(request)
-        embeds, kv = artifact.embeds, artifact.kv
-        num_keys = len(leading) + (kv[0].shape[2] if kv else 0)
-        size = num_keys * self._kv_shape.token_bytes
-        if embeds is not None and self._keeps_plain(leading):
-            size += embeds.numel() * self._backbone.dtype.itemsize
-        head = sum(t.numel() * 4 for p in ("head", "pooler") for t in artifact.part(p).values())
-        return size + head
+        num_embeds = 0 if artifact.embeds is None else len(artifact.embeds)
+        num_prefix = artifact.kv[0].shape[2] if artifact.kv else 0
+        num_compiled_embeds = sum(token is None for token in leading)
+        sizes = {"vectors": self._vector_bytes(num_prefix + len(leading), num_embeds - num_compiled_embeds)}
+        if self._keeps_plain(leading):
+            sizes["plain"] = self._vector_bytes(num_prefix, num_embeds)
+        if artifact.manifest.head is not None:
+            sizes["head"] = sum(t.numel() * 4 for p in ("head", "pooler") for t in artifact.part(p).values())
+        return sizes
 
     def part_keys(self, request: LoadRequest) -> dict[str, PartKey]:
-        """Name the version's parts: by tenant, so that nobody can time another's; by digest, so never stale."""
+        """Name the version's parts: by tenant, so that nobody can time another's; by digest, so never stale.
+
+        Hashes every byte of the artifact, which takes a second for a large one: neither on the loop nor in a step.
+        """
         tenant, artifact, leading = request.task.tenant, request.artifact, self._compiled(request)
-        keys: dict[str, PartKey] = {"vectors": (tenant, artifact.prompt_digest(), leading)}
-        if self._keeps_plain(leading) and leading:
-            keys["plain"] = (tenant, artifact.prompt_digest(), ())
+        digest = artifact.prompt_digest()
+        keys: dict[str, PartKey] = {"vectors": (tenant, digest, leading)}
+        if self._keeps_plain(leading):
+            keys["plain"] = (tenant, digest, ())
         if artifact.manifest.head is not None:
             keys["head"] = (tenant, artifact.head_digest(), artifact.manifest.head)
         return keys
 
     @torch.inference_mode()
-    def bring(self, request: LoadRequest, known: dict[PartKey, Sized]) -> Brought:
-        """Build what `known` does not hold yet. Reads nothing but the request."""
-        keys = self.part_keys(request)
+    def bring(self, request: LoadRequest, keys: dict[str, PartKey], known: dict[PartKey, Sized]) -> Brought:
+        """Build the parts of `keys` that `known` does not hold yet. Reads nothing but the request."""
         parts = {key: known[key] for key in keys.values() if key in known}
         plain = parts.get(keys.get("plain", keys["vectors"]))
         if keys["vectors"] not in parts:
@@ -88,9 +97,14 @@ class Bringing:
             return ()
         return leading
 
-    def _keeps_plain(self, compiled: Leading) -> bool:
+    def _vector_bytes(self, num_keys: int, num_embeds: int) -> int:
+        embedding_bytes = self._backbone.shape.embedding_size * self._backbone.dtype.itemsize
+        return num_keys * self._kv_shape.token_bytes + num_embeds * embedding_bytes
+
+    @staticmethod
+    def _keeps_plain(compiled: Leading) -> bool:
         """Only literals among the compiled tokens can be missing from a row; virtual tokens never are."""
-        return any(token is not None for token in compiled) or not compiled
+        return any(token is not None for token in compiled)
 
     def _plain(self, request: LoadRequest) -> Vectors:
         device, dtype = self._backbone.device, self._backbone.dtype

@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.errors import UnfitError
 from prompt_store.refs import TaskName, Version
 from server.engine.admission import Admission, AdmissionLimits
 from server.engine.backbone.backbone import Backbone
@@ -23,6 +24,7 @@ from server.engine.backbone.loading import load_parts
 from server.engine.backbone.probe import probe
 from server.engine.bringing import Bringing, Brought
 from server.engine.errors import EngineDeadError, NeverFitsError
+from server.engine.job import Job
 from server.engine.kv import KVMemory, KVShape
 from server.engine.residency import Lease, Residency, VersionKey
 from server.engine.rows import RunningRow, check_fits
@@ -32,7 +34,7 @@ from server.engine.step import Stepper
 from server.engine.stream import Delivery, RowStream
 from server.engine.trial import Trial
 from server.engine.types import EngineState, LoadRequest, RowInput, RowRequest
-from server.engine.worker import Abort, Arrival, Job, StepObserver, Worker, WorkerParts
+from server.engine.worker import Abort, Arrival, StepObserver, Worker, WorkerParts
 
 T = TypeVar("T")
 
@@ -95,7 +97,7 @@ class Engine:
     async def load(self, request: LoadRequest) -> None:
         """Make a version resident, once however many ask, between two steps.
 
-        Raises ResidencyFullError, EngineDeadError.
+        Raises UnfitError when no empty device could hold it, ResidencyFullError, OutOfMemoryError, EngineDeadError.
         """
         key = (request.task, request.version)
         if self._residency.keep(key):
@@ -107,7 +109,9 @@ class Engine:
 
     async def trial(self, request: LoadRequest, row: RowInput) -> None:
         """Run a version alone. Raises TrialError when its answer is not finite or its prompt changes nothing."""
-        await self._on_worker(lambda: self._trial.run(request, row))
+        self._refuse_too_large(request)
+        keys = await asyncio.to_thread(self._bringing.part_keys, request)
+        await self._on_worker(lambda: self._trial.run(request, keys, row))
 
     def lease(self, task: TaskName, version: Version) -> Lease | None:
         """Hold a resident version, or return None when it is not resident."""
@@ -167,14 +171,25 @@ class Engine:
         )
 
     async def _load(self, request: LoadRequest) -> None:
+        self._refuse_too_large(request)
+        keys = await asyncio.to_thread(self._bringing.part_keys, request)
         # One at a time: room is made before a version is brought, and must still be there afterwards.
         async with self._load_lock:
-            keys = self._bringing.part_keys(request).values()
-            known = {key: part for key in keys if (part := self._residency.part(key)) is not None}
-            if len(known) < len(keys):
-                self._residency.make_room(self._bringing.size_bytes(request))
-            brought: Brought = await self._on_worker(lambda: self._bringing.bring(request, known))
+            known = {key: part for key in keys.values() if (part := self._residency.part(key)) is not None}
+            sizes = self._bringing.part_sizes(request)
+            missing_bytes = sum(sizes[name] for name, key in keys.items() if key not in known)
+            if missing_bytes:
+                self._residency.make_room(missing_bytes, known)
+            brought: Brought = await self._on_worker(lambda: self._bringing.bring(request, keys, known))
             self._residency.add(brought.resident, brought.parts)
+
+    def _refuse_too_large(self, request: LoadRequest) -> None:
+        size_bytes, budget_bytes = self._bringing.size_bytes(request), self._residency.budget_bytes
+        if size_bytes > budget_bytes:
+            raise UnfitError(
+                f"the version takes {size_bytes} bytes on the device; its whole budget for soft prompts is "
+                f"{budget_bytes}. Train fewer virtual tokens, or raise the engine's resident_budget_bytes"
+            )
 
     async def _on_worker(self, run: Callable[[], T]) -> T:
         done: Future[T] = Future()

@@ -6,7 +6,7 @@ have the same ones: a new head or template reuses resident vectors, and no tenan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -118,12 +118,12 @@ class Residency:
         part = self._parts.get(key)
         return part.content if part else None
 
-    def make_room(self, num_bytes: int) -> None:
-        """Evict what was used longest ago until `num_bytes` fit.
+    def make_room(self, num_bytes: int, kept: Collection[PartKey] = ()) -> None:
+        """Evict what was used longest ago until `num_bytes` fit beside the parts `kept`, which are about to be shared.
 
         Raises ResidencyFullError when leases and pins leave no room; nothing is evicted then.
         """
-        for resident in self._victims(num_bytes):
+        for resident in self._victims(num_bytes, kept):
             self._forget(resident)
             self._on_eviction("budget")
 
@@ -174,7 +174,7 @@ class Residency:
             self._forget(resident)
             self._on_eviction("unload")
 
-    def _victims(self, num_bytes: int) -> list[Resident]:
+    def _victims(self, num_bytes: int, kept: Collection[PartKey]) -> list[Resident]:
         chosen: set[VersionKey] = set()
         over = self.size_bytes + num_bytes - self.budget_bytes
         for resident in self._residents.values():
@@ -183,7 +183,7 @@ class Residency:
             if resident.num_leases or resident.is_pinned:
                 continue
             chosen.add(resident.key)
-            over -= self._freed_by(resident, chosen)
+            over -= self._freed_by(resident, chosen, kept)
         if over > 0:
             raise ResidencyFullError(
                 f"{num_bytes} bytes of soft prompt do not fit: the budget is {self.budget_bytes} bytes, and "
@@ -191,8 +191,8 @@ class Residency:
             )
         return [self._residents[key] for key in chosen]
 
-    def _freed_by(self, resident: Resident, chosen: set[VersionKey]) -> int:
-        parts = (self._parts[key] for key in resident.part_keys)
+    def _freed_by(self, resident: Resident, chosen: set[VersionKey], kept: Collection[PartKey]) -> int:
+        parts = (self._parts[key] for key in resident.part_keys if key not in kept)
         return sum(part.content.size_bytes for part in parts if part.users <= chosen)
 
     def _forget(self, resident: Resident) -> None:

@@ -11,9 +11,13 @@ from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import TrialError
 from server.engine.bringing import Bringing
 from server.engine.errors import NonFiniteError
+from server.engine.residency import PartKey
 from server.engine.rows import RunningRow, check_fits
-from server.engine.step import Stepper
+from server.engine.step import RowResult, Stepper
 from server.engine.types import LoadRequest, RowInput, SamplingParams
+
+# With its log-probability, for the same token may be the best with any prompt.
+_ONE_TOKEN = SamplingParams(max_new_tokens=1, num_logprobs=0)
 
 
 class Trial:
@@ -24,27 +28,24 @@ class Trial:
         self._stepper = stepper
         self._spec = spec
 
-    def run(self, request: LoadRequest, row: RowInput) -> None:
-        """Run `row` once. Raises TrialError unless the answer is finite and depends on the soft prompt."""
-        found = self._hidden(request, row)
-        if not bool(found.isfinite().all()) or isinstance(self._answer(request, row), NonFiniteError):
+    def run(self, request: LoadRequest, keys: dict[str, PartKey], row: RowInput) -> None:
+        """Run `row` alone. Raises TrialError unless the answer is finite and depends on the soft prompt.
+
+        The answers are compared, not the hidden states: those of virtual tokens in the text always differ.
+        """
+        found = self._answer(request, keys, row)
+        if isinstance(found, NonFiniteError):
             raise TrialError("the trial's answer is not finite: this soft prompt overflows in the serving dtype")
-        if self._has_vectors(request) and torch.equal(found, self._hidden(self._randomised(request), row)):
+        if self._has_vectors(request) and _is_same(found, self._answer(self._randomised(request), keys, row)):
             raise TrialError(
-                "random vectors in place of this soft prompt gave the same hidden states: the backbone ignores it"
+                "random vectors in place of this soft prompt gave the same answer: the backbone ignores it"
             )
 
-    def _row(self, request: LoadRequest, row: RowInput) -> RunningRow:
-        resident = self._bringing.bring(request, {}).resident
-        running = RunningRow(resident, row, SamplingParams(max_new_tokens=1), self._spec.vocab_size)
+    def _answer(self, request: LoadRequest, keys: dict[str, PartKey], row: RowInput) -> RowResult:
+        resident = self._bringing.bring(request, keys, {}).resident
+        running = RunningRow(resident, row, _ONE_TOKEN, self._spec.vocab_size)
         check_fits(running, self._spec.max_positions)
-        return running
-
-    def _hidden(self, request: LoadRequest, row: RowInput) -> torch.Tensor:
-        return self._stepper.hidden([self._row(request, row)]).hidden
-
-    def _answer(self, request: LoadRequest, row: RowInput) -> object:
-        return self._stepper.run([self._row(request, row)])[0]
+        return self._stepper.run([running])[0]
 
     @staticmethod
     def _has_vectors(request: LoadRequest) -> bool:
@@ -63,3 +64,9 @@ class Trial:
             if name in tensors:
                 tensors[name] = torch.randn(tensors[name].shape, generator=generator) * scale / 3
         return replace(request, artifact=replace(request.artifact, tensors=tensors))
+
+
+def _is_same(found: RowResult, other: RowResult) -> bool:
+    if isinstance(found, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(found, other)
+    return found == other

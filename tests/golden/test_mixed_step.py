@@ -52,7 +52,8 @@ class Steps:
         return cls(engine, engine._stepper, engine._memory)
 
     def row(self, request: LoadRequest, row: RowInput) -> RunningRow:
-        resident = Bringing(self.engine._backbone).bring(request, {}).resident
+        bringing = Bringing(self.engine._backbone)
+        resident = bringing.bring(request, bringing.part_keys(request), {}).resident
         running_row = RunningRow(resident, row, GREEDY, self.engine.spec.vocab_size)
         if running_row.is_generating:
             running_row.pool = self.memory.take(running_row, running_row.num_keys)

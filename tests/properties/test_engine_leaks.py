@@ -226,6 +226,8 @@ def test_any_interleaving_ends_with_every_row_answered_and_nothing_leaked(
         try:
             for op in (Op("load", 0), Op("load", 2), *ops):
                 await traffic.run(op)
+                state = engine.state()
+                assert state.resident_bytes <= state.resident_budget_bytes
             if closes_early:
                 await engine.close()
             ends = await traffic.end()
