@@ -9,6 +9,7 @@ import httpx
 
 # A publish is answered once its version is served, and a list of inputs may take a while on one core.
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+ARTIFACT_TYPE = "application/vnd.softmux.artifact"
 
 
 class DemoError(RuntimeError):
@@ -38,6 +39,11 @@ class DemoClient:
     def push(self, task: str, files: dict[str, bytes]) -> dict[str, Any]:
         """Publish a checkpoint's `weights`, `config` and `manifest` under the alias `live`."""
         return self._ask("POST", f"/v1/tasks/{task}/versions", files=files)
+
+    def push_artifact(self, task: str, artifact: bytes) -> dict[str, Any]:
+        """Publish a canonical artifact under the alias `live`."""
+        headers = {"Content-Type": ARTIFACT_TYPE}
+        return self._ask("POST", f"/v1/tasks/{task}/versions", content=artifact, headers=headers)
 
     def infer(self, task: str, inputs: list[str]) -> list[Any]:
         """Return one output for each input."""

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from prompt_store.backbone_spec import BackboneSpec
 from server.demo.backbones import BACKBONES, BackboneName
 from server.demo.client import DemoClient, DemoError
 from server.demo.exams import Exam, Measure, exams
@@ -64,7 +65,8 @@ def served_backbone(client: DemoClient) -> BackboneName:
 
 def _sit(client: DemoClient, backbone: BackboneName, exam: Exam, progress: Progress) -> Iterator[Score]:
     untuned_task = f"{exam.task}.untuned"
-    client.push(untuned_task, without_prompt(PROMPTS / backbone / exam.task))
+    spec = BackboneSpec(**client.backbone()["spec"])
+    client.push_artifact(untuned_task, without_prompt(PROMPTS / backbone / exam.task, spec).to_bytes())
     try:
         tuned = _outputs(client, exam.task, exam, progress)
         untuned = _outputs(client, untuned_task, exam, progress)

@@ -8,16 +8,59 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import fake_spec
 from safetensors.torch import load
 
-from prompt_store.manifest import HeadKind, PublisherManifest
+from prompt_store.artifact import Artifact
+from prompt_store.formats import Checkpoint, convert, read_config
+from prompt_store.manifest import HeadKind, Method, PublisherManifest
 from prompt_store.template import parse_template
+from prompt_store.validate import validate
 from server.api.schemas.infer import BatchBody, InferBody
 from server.demo.backbones import BACKBONES, BackboneName
 from server.demo.curls import EXAMPLES
 from server.demo.publish import curls, parts, prompt_folders
 from server.demo.untuned import without_prompt
 
+# What `GET /v1/backbone` says of the demo's backbones, as far as a prompt's fit depends on it.
+SPECS = {
+    "minilm": fake_spec(
+        model_type="bert",
+        is_causal=False,
+        hidden_size=384,
+        embedding_size=384,
+        vocab_size=30_522,
+        num_layers=6,
+        num_attention_heads=12,
+        num_key_value_heads=12,
+        head_dim=32,
+        max_positions=512,
+        num_token_types=2,
+        has_pooler=True,
+        lm_head=None,
+        max_abs_key=(8.0,) * 6,
+        max_abs_value=(1.5,) * 6,
+    ),
+    "smollm2": fake_spec(
+        model_type="llama",
+        is_causal=True,
+        hidden_size=576,
+        embedding_size=576,
+        vocab_size=49_152,
+        num_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        head_dim=64,
+        max_positions=8_192,
+        num_token_types=0,
+        has_pooler=False,
+        lm_head="causal",
+        dtype="bfloat16",
+        max_abs_embedding=1.96,
+        max_abs_key=(8.0,) * 30,
+        max_abs_value=(0.4,) * 30,
+    ),
+}
 SHIPPED = [(backbone, folder) for backbone in BACKBONES for folder in prompt_folders(backbone)]
 each_prompt = pytest.mark.parametrize(("backbone", "folder"), SHIPPED, ids=[f"{b}-{f.name}" for b, f in SHIPPED])
 
@@ -52,12 +95,20 @@ def test_manifest_fits_the_weights(backbone: BackboneName, folder: Path) -> None
 
 @each_prompt
 def test_without_its_prompt_only_the_head_is_left(backbone: BackboneName, folder: Path) -> None:
-    bare = without_prompt(folder)
-    manifest = PublisherManifest.from_json(bare["manifest"])
-    has_head = manifest.kind is HeadKind.SEQUENCE_CLASSIFICATION
-    assert sorted(load(bare["weights"])) == (["head.classifier.bias", "head.classifier.weight"] if has_head else [])
-    assert manifest.template is not None
-    assert "<soft" not in manifest.template
+    bare = Artifact.from_bytes(without_prompt(folder, SPECS[backbone]).to_bytes())
+    has_head = bare.manifest.kind is HeadKind.SEQUENCE_CLASSIFICATION
+    assert sorted(bare.tensors) == (["head.classifier.bias", "head.classifier.weight"] if has_head else [])
+    assert bare.manifest.method is Method.NONE
+    assert "<soft" not in bare.manifest.template
+    validate(bare, SPECS[backbone])
+
+
+@each_prompt
+def test_fits_its_backbone(backbone: BackboneName, folder: Path) -> None:
+    shipped = parts(folder)
+    checkpoint = Checkpoint(load(shipped["weights"]), read_config(shipped["config"]))
+    converted = convert(checkpoint, PublisherManifest.from_json(shipped["manifest"]), SPECS[backbone])
+    validate(converted.artifact, SPECS[backbone])
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
