@@ -12,8 +12,8 @@ from weakref import WeakValueDictionary
 
 from prompt_store.errors import SoftmuxError, StoreError, TaskNotFoundError
 from prompt_store.refs import Alias, TaskName, Version
-from prompt_store.store import AliasState, PromptStore, Target
-from server.records import Records
+from prompt_store.store import AliasState, PromptStore, Target, TaskRecord
+from server.records import Records, servable_version
 from server.residents import Residents
 from server.serving import ServingTable
 
@@ -58,7 +58,7 @@ class AliasMoves:
         """Forget a version here and in the store. Raises VersionNotFoundError, ConflictError."""
         async with self._lock(task):
             await self._store.delete_version(task, version)
-            self._residents.drop(task, version)
+            self._residents.forget(task, version)
             await self._reread(task)
 
     async def delete_task(self, task: TaskName, force: bool) -> None:
@@ -74,16 +74,18 @@ class AliasMoves:
         """
         async with self._lock(task):
             try:
-                record = await self._records.refresh(task)
+                read = await self._records.read(task)
             except TaskNotFoundError:
                 self._forget(task)
                 return
-            for alias, serving in self._table.of(task).items():
-                wanted = record.aliases.get(alias)
-                if wanted is None:
-                    self._table.forget(task, alias)
-                elif wanted != serving.state:
-                    await self._catch_up(task, wanted)
+            served = self._table.of(task)
+            for alias, wanted in read.record.aliases.items():
+                if alias in served and wanted != served[alias].state:
+                    await self._catch_up(read.record, wanted)
+            # Kept only now: it may lack a version that was served until the switch.
+            self._records.keep(read)
+            for alias in served.keys() - read.record.aliases.keys():
+                self._table.forget(task, alias)
 
     def known(self) -> tuple[TaskName, ...]:
         """Return the tasks that this replica knows, so has to follow."""
@@ -93,9 +95,11 @@ class AliasMoves:
         """Return the tasks that could not follow the store last time."""
         return self._table.lagging()
 
-    async def _catch_up(self, task: TaskName, wanted: AliasState) -> None:
+    async def _catch_up(self, record: TaskRecord, wanted: AliasState) -> None:
+        task = record.task
         try:
-            await self._prepare(task, wanted.targets)
+            for target in wanted.targets:
+                await self._residents.load(task, servable_version(record, target.version).version)
         except SoftmuxError as error:
             self._table.lag(task, wanted.alias, f"serial {wanted.serial} cannot be served here: {error}")
             log.warning("alias does not follow the store", extra={"task": str(task)}, exc_info=error)

@@ -87,7 +87,7 @@ class Publisher:
         Raises ArtifactError with every reason, StoreError, EngineError. After an error nothing has moved.
         """
         publisher = read_manifest(upload)
-        source = source_of(upload, publisher)
+        source = await asyncio.to_thread(source_of, upload, publisher)
         before = await self._task_or_none(task)
         record = _recognised(before, source)
         if record is not None:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from prompt_store.errors import ConflictError, TaskNotFoundError, VersionNotFoundError
 from prompt_store.refs import TaskName, Version
 from prompt_store.store import PromptStore, TaskRecord, VersionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A record as the store had it, and its place in the order in which reads began."""
+
+    number: int
+    record: TaskRecord
 
 
 class Records:
@@ -17,6 +26,8 @@ class Records:
         self._store = store
         self._on_gone = on_gone
         self._known: dict[TaskName, TaskRecord] = {}
+        self._num_reads = 0
+        self._kept: dict[TaskName, int] = {}  # task -> the number of the read that its state here comes from
         self._reads: dict[TaskName, asyncio.Task[TaskRecord]] = {}
 
     def known(self) -> tuple[TaskName, ...]:
@@ -36,37 +47,47 @@ class Records:
             self._reads[task] = read
             read.add_done_callback(lambda done: self._end_read(task, done))
         # One caller that leaves must not take the answer from the others.
-        return await asyncio.shield(self._reads[task])
+        record = await asyncio.shield(self._reads[task])
+        return self._known.get(task, record)
 
     async def refresh(self, task: TaskName) -> TaskRecord:
-        """Read the record from the store now. Raises TaskNotFoundError, StoreError."""
+        """Read the record from the store now, and keep it. Raises TaskNotFoundError, StoreError."""
+        return self.keep(await self.read(task))
+
+    async def read(self, task: TaskName) -> Read:
+        """Read the record from the store now; only a task that is gone changes what is held. Raises like `refresh`."""
+        self._num_reads += 1
+        number = self._num_reads
         try:
-            record = await self._store.resolve(task)
+            return Read(number, await self._store.resolve(task))
         except TaskNotFoundError:
-            self.forget(task)
+            if number > self._kept.get(task, 0):
+                self.forget(task, number)
             raise
+
+    def keep(self, read: Read) -> TaskRecord:
+        """Hold what was read, unless a later read is held already: answers may overtake each other. Return what is."""
+        task = read.record.task
+        if read.number < self._kept.get(task, 0):
+            return self._known.get(task, read.record)
         before = self._known.get(task)
-        self._known[task] = record
-        kept = {version.version for version in record.versions}
+        self._known[task], self._kept[task] = read.record, read.number
+        kept = {version.version for version in read.record.versions}
         for version in before.versions if before else ():
             if version.version not in kept:
                 self._on_gone(task, version.version)
-        return record
+        return read.record
 
     async def require(self, task: TaskName, version: Version) -> VersionRecord:
         """Return the version's record. Raises VersionNotFoundError, ConflictError when it is quarantined."""
-        record = find_version(await self.get(task), version) or find_version(await self.refresh(task), version)
-        if record is None:
-            raise VersionNotFoundError(f"task {task} has no version {version}: GET its versions to see those it has")
-        if record.quarantined:
-            raise ConflictError(
-                f"version {version} of {task} is quarantined: {record.quarantined}. Roll back or publish another one"
-            )
-        return record
+        record = await self.get(task)
+        return servable_version(record if find_version(record, version) else await self.refresh(task), version)
 
-    def forget(self, task: TaskName) -> None:
-        """Drop the record of a task that is gone, and everything of its versions."""
+    def forget(self, task: TaskName, number: int | None = None) -> None:
+        """Drop the record of a task that is gone (as the read of this `number` said), and all of its versions."""
         record = self._known.pop(task, None)
+        if record:
+            self._kept[task] = self._num_reads if number is None else number
         for version in record.versions if record else ():
             self._on_gone(task, version.version)
 
@@ -74,6 +95,18 @@ class Records:
         self._reads.pop(task, None)
         if not done.cancelled():
             done.exception()  # retrieved here too: every caller may have left
+
+
+def servable_version(record: TaskRecord, version: Version) -> VersionRecord:
+    """Return the record of a version that may take traffic. Raises VersionNotFoundError, ConflictError."""
+    task, found = record.task, find_version(record, version)
+    if found is None:
+        raise VersionNotFoundError(f"task {task} has no version {version}: GET its versions to see those it has")
+    if found.quarantined:
+        raise ConflictError(
+            f"version {version} of {task} is quarantined: {found.quarantined}. Roll back or publish another one"
+        )
+    return found
 
 
 def find_version(record: TaskRecord, version: Version) -> VersionRecord | None:

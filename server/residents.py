@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from prompt_store.artifact import Artifact
-from prompt_store.errors import ArtifactError, SoftmuxError, StoreCorruptError
+from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.errors import ArtifactError, SoftmuxError, StoreCorruptError, VersionNotFoundError
 from prompt_store.refs import TaskName, Version
 from prompt_store.store import PromptStore
+from prompt_store.validate import Limits, validate
 from server.engine.errors import QueueFullError
 from server.servable import Servable, ServableMaker
 from server.serving_engine import ServingEngine
@@ -51,6 +53,7 @@ class Residents:
         self._clock = clock
         self._servables: dict[_Key, Servable] = {}
         self._loads: dict[_Key, asyncio.Task[None]] = {}
+        self._deleted: set[_Key] = set()  # while they load
         self._bad: dict[_Key, tuple[float, SoftmuxError]] = {}
         self._room = asyncio.Semaphore(settings.max_loads)
 
@@ -85,6 +88,12 @@ class Residents:
         self._servables.pop(key, None)
         return self._engine.unload(task, version)
 
+    def forget(self, task: TaskName, version: Version) -> None:
+        """Drop a version that was deleted; whoever waits for its load is told so, and does not bring it back."""
+        if (task, version) in self._loads:
+            self._deleted.add((task, version))
+        self.drop(task, version)
+
     async def close(self) -> None:
         """Abandon loads in flight."""
         loads = tuple(self._loads.values())
@@ -106,13 +115,17 @@ class Residents:
             async with self._room:
                 if artifact is None:
                     raw = await self._store.get(key[0].tenant, key[1])
-                    artifact = await asyncio.to_thread(Artifact.from_bytes, raw)
+                    artifact = await asyncio.to_thread(_fitting, raw, self._maker.spec)
                 servable, request = self._maker.make(*key, artifact)
                 await self._engine.load(request)
+            if key in self._deleted:
+                raise VersionNotFoundError(f"version {key[1]} of {key[0]} was deleted while it was loaded")
         except (ArtifactError, StoreCorruptError) as error:
             self._bad[key] = (self._clock() + self._settings.bad_version_ttl_s, error)
             log.warning("version could not be loaded", extra={"task": str(key[0]), "version": key[1]}, exc_info=error)
             raise
+        finally:
+            self._deleted.discard(key)
         self._bad.pop(key, None)
         self._servables[key] = servable
 
@@ -123,6 +136,13 @@ class Residents:
         if self._clock() < until:
             _raise_again(error)
         del self._bad[key]
+
+
+def _fitting(raw: bytes, spec: BackboneSpec) -> Artifact:
+    """Read a stored artifact; it may be from a store that served another backbone. Raises ArtifactError."""
+    artifact = Artifact.from_bytes(raw)
+    validate(artifact, spec, Limits(allow_other_weights=True))  # whoever published it said whether that may be
+    return artifact
 
 
 def _raise_again(error: SoftmuxError) -> NoReturn:

@@ -159,8 +159,9 @@ class Tasks:
 
     async def pin(self, task: TaskName, version: Version) -> None:
         """Make a version resident and keep it so."""
-        await self.load(task, version)
-        self._engine.pin(task, version)
+        # Held in between: a crowded device would evict it again before it is pinned.
+        with await self.lease(TaskRef(task, version)):
+            self._engine.pin(task, version)
 
     async def unpin(self, task: TaskName, version: Version) -> None:
         """Let a version be evicted again."""
@@ -186,4 +187,4 @@ class Tasks:
 
     def _gone(self, task: TaskName, version: Version) -> None:
         self._strikes.pop((task, version), None)
-        self._residents.drop(task, version)
+        self._residents.forget(task, version)

@@ -295,6 +295,8 @@ def classifier(seed: int = 0, labels: tuple[str, ...] = ("bad", "good"), **manif
         "embeds": torch.randn(3, 8, generator=generator) * 0.1,
         "head.score.weight": torch.randn(len(labels), 8, generator=generator),
     }
+    if manifest.get("num_virtual_tokens") == 0:
+        del tensors["embeds"]
     return Artifact(Manifest(**{**fields, **manifest}), tensors)
 
 
@@ -325,7 +327,7 @@ def tagger(seed: int = 0, **manifest: Any) -> Artifact:
             "kind": HeadKind.TOKEN_CLASSIFICATION,
             "labels": ("PER", "O"),
             "problem_type": None,
-            "head": HeadModule(path="classifier", form="linear", reads="tokens"),
+            "head": HeadModule(path="score", form="linear", reads="tokens"),
             **manifest,
         },
     )

@@ -1,0 +1,136 @@
+"""Orders of events that a busy replica meets: none may bring back what is gone, or serve what is old."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from fakes import FakeEngine, ManualClock, classifier, fake_engine, version_record
+
+from prompt_store.artifact import Artifact
+from prompt_store.errors import UnfitError, VersionNotFoundError
+from prompt_store.manifest import Fingerprint
+from prompt_store.memory import MemoryStore
+from prompt_store.refs import LIVE, TaskName, TaskRef, Version
+from prompt_store.store import Target, TaskRecord
+from server.tasks import Tasks, TasksSettings
+
+pytestmark = pytest.mark.anyio
+
+TASK = TaskName("acme", "sentiment")
+REF = TaskRef(TASK)
+
+
+class SlowStore(MemoryStore):
+    """A store whose answers to `resolve` may be held back after they were read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[asyncio.Event] = []
+
+    async def resolve(self, task: TaskName) -> TaskRecord:
+        record = await super().resolve(task)
+        if self.held:
+            await self.held.pop(0).wait()
+        return record
+
+
+class Replica:
+    def __init__(self) -> None:
+        self.store, self.engine, self.clock = SlowStore(), fake_engine(), ManualClock()
+        self.tasks = Tasks(self.store, self.engine, TasksSettings(), self.clock)
+
+    async def add(self, seed: int, artifact: Artifact | None = None) -> Version:
+        version = await self.store.put(TASK.tenant, (artifact or classifier(seed)).to_bytes())
+        await self.store.commit(TASK, version_record(version))
+        return version
+
+    async def live(self, version: Version) -> None:
+        await self.store.move(TASK, LIVE, (Target(version),), None, "elsewhere")
+
+    async def served(self) -> Version:
+        with await self.tasks.lease(REF) as lease:
+            return lease.version
+
+
+@pytest.fixture
+async def replica() -> AsyncIterator[Replica]:
+    replica = Replica()
+    yield replica
+    await replica.tasks.close()
+    assert replica.engine.num_leases == 0
+
+
+async def turns(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_version_deleted_while_it_loads_is_not_brought_back(replica: Replica) -> None:
+    version = await replica.add(1)
+    engine: FakeEngine = replica.engine
+    engine.loads_may_run.clear()
+    asking = asyncio.create_task(replica.tasks.lease(TaskRef(TASK, version)))
+    await engine.loading.wait()
+    await replica.tasks.delete_version(TASK, version)
+    engine.loads_may_run.set()
+    with pytest.raises(VersionNotFoundError):
+        await asking
+    await turns()
+    assert not engine.resident
+
+
+async def test_a_record_read_before_a_change_does_not_outlive_it(replica: Replica) -> None:
+    one = await replica.add(1)
+    await replica.live(one)
+    late = asyncio.Event()
+    replica.store.held = [late]
+    asking = asyncio.create_task(replica.served())
+    await turns()
+    two = await replica.add(2)
+    await replica.live(two)
+    await replica.tasks.follow(TASK)
+    late.set()
+    await asking
+    assert await replica.served() == two
+
+
+async def test_an_old_version_deleted_elsewhere_serves_until_the_new_one_is_resident(replica: Replica) -> None:
+    one = await replica.add(1)
+    await replica.live(one)
+    assert await replica.served() == one
+    two = await replica.add(2)
+    await replica.live(two)
+    await replica.store.delete_version(TASK, one)
+    replica.engine.loads_may_run.clear()
+    replica.engine.loading.clear()
+    following = asyncio.create_task(replica.tasks.follow(TASK))
+    await replica.engine.loading.wait()
+    assert await replica.served() == one
+    replica.engine.loads_may_run.set()
+    await following
+    assert await replica.served() == two
+    assert not replica.tasks.is_resident(TASK, one)
+
+
+async def test_a_stored_version_for_another_backbone_never_reaches_the_device(replica: Replica) -> None:
+    other = classifier(1, fingerprint=Fingerprint(arch="c" * 64))
+    version = await replica.add(1, other)
+    with pytest.raises(UnfitError, match="another model"):
+        await replica.tasks.lease(TaskRef(TASK, version))
+    assert not replica.engine.num_loads
+
+
+async def test_a_pin_holds_though_the_device_is_crowded(replica: Replica) -> None:
+    version = await replica.add(1)
+    seen: list[bool] = []
+    whole = replica.engine.pin
+
+    def pin(task: TaskName, pinned: Version) -> None:
+        seen.append(replica.engine.leases[task, pinned] == 1)
+        whole(task, pinned)
+
+    replica.engine.pin = pin  # type: ignore[method-assign]
+    await replica.tasks.pin(TASK, version)
+    assert seen == [True]  # what is held cannot be evicted before it is pinned
