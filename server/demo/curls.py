@@ -20,8 +20,8 @@ class Example:
 
     def curl(self, url: str) -> str:
         """Return the command line, quoted for a POSIX shell."""
-        # -N: a stream should be seen as it comes
-        words = ["curl", "-sN", url.rstrip("/") + self.path, "-H", "Content-Type: application/json"]
+        # -N: a stream should be seen as it comes. -w: the answer has no new line, and the user's prompt wants one.
+        words = ["curl", "-sN", "-w", r"\n", url.rstrip("/") + self.path, "-H", "Content-Type: application/json"]
         return shlex.join([*words, "-d", json.dumps(self.body, ensure_ascii=False)])
 
 
