@@ -17,7 +17,7 @@ from server.app import create_app
 from server.settings import Settings
 
 ACCESS = {public_access, tenant_access, admin_access}
-PUBLIC = {"/livez", "/readyz", "/version", "/openapi.json", "/docs"}
+PUBLIC = {"/livez", "/readyz", "/version", "/openapi.json", "/docs", "/docs/{name}"}
 ROOT = Path(__file__).parents[2]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from typing import Any
 
 import httpx
@@ -24,7 +25,13 @@ def test_probes_of_a_healthy_server(client: httpx.Client) -> None:
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["ready"], ready.json()["reasons"]) == (200, True, [])
     assert client.get("/version").json()["name"] == "softmux"
-    assert client.get("/docs").status_code == 200
+    page = client.get("/docs")
+    assert page.status_code == 200
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert sources
+    assert not [source for source in sources if source.startswith("http")]  # it works without the internet
+    for source in sources:
+        assert source.startswith("data:") or client.get(source).status_code == 200
 
 
 def test_a_stuck_worker_turns_livez_red(server: Server, client: httpx.Client) -> None:
