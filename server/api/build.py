@@ -47,21 +47,21 @@ def build_api(limits: Limits, lifespan: Lifespan) -> FastAPI:
     add_error_handlers(app)
     app.add_middleware(BoundedBody, limits=limits)
     app.add_middleware(RequestScope)  # added last, so outermost
-    for router in (*_PLAIN, *_task_routes()):
+    for router in _routers():  # the order of the page: what most people come for first
         app.include_router(router)
     return app
 
 
-_PLAIN = (
-    operation.router,
-    operation.admin_router,
-    documentation.router,
-    infer.router,
-    backbone.router,
-    plan.router,
-)
-
-
-def _task_routes() -> tuple[APIRouter, ...]:
-    of_one = (infer.task_router, tasks.task_router, versions.router, residency.router, aliases.router)
-    return (tasks.tenant_forms(tasks.list_router), *(in_both_forms(router) for router in of_one))
+def _routers() -> tuple[APIRouter, ...]:
+    of_one_task = (tasks.task_router, versions.router, aliases.router, residency.router)
+    return (
+        infer.router,
+        in_both_forms(infer.task_router),
+        tasks.tenant_forms(tasks.list_router),
+        *(in_both_forms(router) for router in of_one_task),
+        plan.router,
+        backbone.router,
+        operation.router,
+        operation.admin_router,
+        documentation.router,
+    )

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.masking_utils import AttentionMaskInterface
+from transformers.utils import logging as transformers_logging
 
 from server.engine import attention
 from server.engine.backbone.gates import config_faults
@@ -51,6 +52,7 @@ def load_parts(directory: str, dtype: torch.dtype | None, device: torch.device) 
     if faults:
         raise BackboneRefusedError(f"backbone {directory!r} is refused: {'; '.join(faults)}")
     register_attention()
+    transformers_logging.disable_progress_bar()  # it would break the server's log, one JSON object a line
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model, missing = _load_model(directory, config, dtype)
     return assemble(model.to(device), missing, tokenizer)
