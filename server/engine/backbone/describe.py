@@ -97,9 +97,11 @@ def _weights_fingerprint(directory: Path) -> str:
 
 def _cached(cache: Path) -> Iterator[dict[str, object]]:
     try:
-        yield json.loads(cache.read_text())
+        known = json.loads(cache.read_text())
     except (OSError, ValueError):
         return
+    if isinstance(known, dict) and known.keys() == {"files", "fingerprint"}:
+        yield known
 
 
 def _keep(cache: Path, text: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AttentionInterface,
@@ -53,8 +54,13 @@ def load_parts(directory: str, dtype: torch.dtype | None, device: torch.device) 
         raise BackboneRefusedError(f"backbone {directory!r} is refused: {'; '.join(faults)}")
     register_attention()
     transformers_logging.disable_progress_bar()  # it would break the server's log, one JSON object a line
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    model, missing = _load_model(directory, config, dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        model, missing = _load_model(directory, config, dtype)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BackboneRefusedError(
+            f"backbone {directory!r} cannot be loaded: {error}. Are its tokenizer and weight files all there?"
+        ) from error
     return assemble(model.to(device), missing, tokenizer)
 
 
