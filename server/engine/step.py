@@ -74,7 +74,8 @@ class Stepper:
         return embeds
 
     def _token_types(self, plan: StepPlan, rows: Sequence[RunningRow]) -> torch.Tensor | None:
-        if not self._backbone.shape.num_token_types or not any(row.token_type_ids for row in rows):
+        # A tokenizer may know pairs where its backbone has one type for all: a second one would be out of its table.
+        if self._backbone.shape.num_token_types < 2 or not any(row.token_type_ids for row in rows):
             return None
         types: list[int] = []
         for index in plan.order:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from engine_cases import (
+    SETTINGS,
+    Counted,
     again,
     answer,
+    backbone_directory,
     load_request,
     made_artifact,
     open_engine,
@@ -18,6 +23,7 @@ from engine_cases import (
     row_of,
     running,
 )
+from transformers import AutoModelForMaskedLM
 
 from prompt_store.manifest import HeadKind
 from server.engine.engine import Engine
@@ -38,6 +44,23 @@ async def test_a_row_of_virtual_tokens_alone_has_no_token_to_label(opened: Engin
         outcome = await answer(engine, request, RowInput((0,) * 4, (0, 1, 2, 3)))
         assert outcome.logits is not None
         assert outcome.logits.shape == (0, 2)
+
+
+async def test_a_backbone_with_one_token_type_takes_every_text_as_of_that_type(tmp_path: Path) -> None:
+    directory = backbone_directory("bert", tmp_path)
+    model = AutoModelForMaskedLM.from_pretrained(directory)
+    table = model.base_model.embeddings.token_type_embeddings
+    table.weight = torch.nn.Parameter(table.weight[:1])
+    model.config.type_vocab_size = 1
+    model.save_pretrained(directory)
+    async with running(Engine.open(str(directory), SETTINGS, Counted())) as engine:
+        request = load_request("a", made_artifact(engine.spec, HeadKind.SEQUENCE_CLASSIFICATION, reads="first"))
+        row = row_of(request, [5, 6, 7])
+        typed = replace(row, token_type_ids=(0, 0, 0, 0, 0, 1, 1))
+        found, plain = await answer(engine, request, typed), await answer(engine, request, row)
+        assert found.logits is not None
+        assert plain.logits is not None
+        assert torch.equal(found.logits, plain.logits)
 
 
 async def test_a_device_that_is_gone_cannot_keep_rows_from_their_answer(
