@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
+from server.engine.errors import EngineError
 from server.engine.types import FinishReason, Outcome, Token
 from server.inference.answer import TokenEvent
 from server.serving_engine import RowChannel
@@ -54,10 +55,19 @@ class Writing:
         if not self._is_followed:
             async for _ in self.pieces():
                 pass
-        outcome = await self._row.outcome()
+        outcome = await self._outcome()
         is_stopped = self._scanner.matched is not None
         reason = FinishReason.STOP if is_stopped else outcome.finish_reason
         return Written("".join(self._text), reason, tuple(self._tokens), outcome)
+
+    async def _outcome(self) -> Outcome:
+        try:
+            return await self._row.outcome()
+        except EngineError:
+            if self._scanner.matched is None:
+                raise
+            # The answer was complete: the row failed in the step that its abort came too late for.
+            return Outcome(FinishReason.ABORTED)
 
     def _show(self, delta: str) -> str:
         return self._keep(self._scanner.push(delta))

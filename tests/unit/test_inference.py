@@ -110,6 +110,19 @@ async def test_a_stop_string_ends_the_row_and_is_not_shown(house: House):
     assert (output["text"], output["finish_reason"]) == ("hell", "stop")
 
 
+async def test_a_row_that_fails_after_its_stop_string_has_answered(house: House):
+    await house.publish("says", writer())
+    house.engine.hold_rows = True
+    running = asyncio.create_task(house.infer("says", "x", stop="b"))
+    await house.engine.submitted.wait()
+    (row,) = house.engine.rows
+    for char in "ab":
+        row.push(house.engine.tokenizer.convert_tokens_to_ids(char))
+    row.fail(NonFiniteError("NaN"))
+    (output,) = (await running).outputs
+    assert (output["text"], output["finish_reason"]) == ("a", "stop")
+
+
 async def test_rows_stop_each_for_itself(house: House):
     await house.publish("says", writer(says="abc"))
     house.engine.hold_rows = True
