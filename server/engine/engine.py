@@ -62,7 +62,6 @@ class Engine:
         self._loading: dict[VersionKey, asyncio.Task[None]] = {}
         self._load_lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._on_death: Callable[[], None] = lambda: None
 
     @classmethod
     def open(cls, directory: str, settings: EngineSettings, observer: StepObserver) -> Engine:
@@ -83,10 +82,9 @@ class Engine:
         assert self._backbone.parts.tokenizer is not None
         return self._backbone.parts.tokenizer
 
-    def start(self, loop: asyncio.AbstractEventLoop, on_death: Callable[[], None] = lambda: None) -> None:
-        """Start the worker. `on_death` is called, on the loop, when the worker has died."""
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the worker. That it has died is seen in `state`."""
         self._loop = loop
-        self._on_death = on_death
         self._worker.start()
 
     async def close(self) -> None:
@@ -217,16 +215,12 @@ class Engine:
             observer=observer,
             eos_token_ids=self._backbone.eos_token_ids,
         )
-        return Worker(parts, self._post, self._died)
+        return Worker(parts, self._post)
 
     def _post(self, deliveries: Sequence[Delivery]) -> None:
         """Cross from the worker to the loop, once a step. A loop that is closed has nobody left to tell."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._deliver, deliveries)
-
-    def _died(self) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._on_death)
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:

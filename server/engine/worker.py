@@ -31,6 +31,7 @@ from server.engine.types import FinishReason, Outcome, Token
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.25  # how long an idle worker waits before it shows that it lives
+STOP_S = 30.0  # how long a step may take to end when the process is to end
 
 
 class StepObserver(Protocol):
@@ -92,12 +93,9 @@ class WorkerParts:
 class Worker:
     """Runs on its own thread from `start` until `stop` or its death."""
 
-    def __init__(
-        self, parts: WorkerParts, post: Callable[[Sequence[Delivery]], None], on_death: Callable[[], None]
-    ) -> None:
+    def __init__(self, parts: WorkerParts, post: Callable[[Sequence[Delivery]], None]) -> None:
         self._parts = parts
         self._post = post
-        self._on_death = on_death
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._arrivals: dict[int, Arrival] = {}  # waiting
         self._active: dict[int, _Active] = {}
@@ -127,7 +125,9 @@ class Worker:
         """End the thread after the step it is in; rows that still run are answered with EngineDeadError."""
         with contextlib.suppress(EngineDeadError):
             self.send(None)
-        self._thread.join()
+        self._thread.join(STOP_S)
+        if self._thread.is_alive():
+            log.critical("the engine's worker does not end: it hangs in native code and goes with the process")
 
     def _live(self) -> None:
         try:
@@ -139,8 +139,8 @@ class Worker:
                 self._flush()
         except BaseException as error:
             log.critical("the engine's worker died", exc_info=error)
-            self._last_words(f"the engine died: {type(error).__name__}: {error}")
-            self._on_death()
+            # What it was stands in the log; it is nothing for tenants.
+            self._last_words("the engine has failed and is about to be replaced; try again in a moment")
         else:
             self._last_words("the server is shutting down")
 
