@@ -101,8 +101,9 @@ class AliasMoves:
             for target in wanted.targets:
                 await self._residents.load(task, servable_version(record, target.version).version)
         except SoftmuxError as error:
-            self._table.lag(task, wanted.alias, f"serial {wanted.serial} cannot be served here: {error}")
-            log.warning("alias does not follow the store", extra={"task": str(task)}, exc_info=error)
+            # It is tried again at each poll; a log that says so each time would bury the rest.
+            if self._table.lag(task, wanted.alias, f"serial {wanted.serial} cannot be served here: {error}"):
+                log.warning("alias does not follow the store", extra={"task": str(task)}, exc_info=error)
         else:
             self._table.switch(task, wanted)
 

@@ -41,11 +41,13 @@ class ServingTable:
         """Serve `state` from now on. Its targets should be resident: the next request gets one of them."""
         self._served.setdefault(task, {})[state.alias] = Serving(state)
 
-    def lag(self, task: TaskName, alias: Alias, reason: str) -> None:
-        """Note why the alias goes on serving an older state than the store's."""
+    def lag(self, task: TaskName, alias: Alias, reason: str) -> bool:
+        """Note why the alias goes on serving an older state than the store's; return whether that is news."""
         served = self._served.get(task, {})
-        if alias in served:
+        is_news = alias in served and served[alias].reason != reason
+        if is_news:
             served[alias] = Serving(served[alias].state, reason)
+        return is_news
 
     def lagging(self) -> frozenset[TaskName]:
         """Return the tasks with an alias that could not follow the store."""

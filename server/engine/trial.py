@@ -38,7 +38,8 @@ class Trial:
             raise TrialError("the trial's answer is not finite: this soft prompt overflows in the serving dtype")
         if self._has_vectors(request) and _is_same(found, self._answer(self._randomised(request), keys, row)):
             raise TrialError(
-                "random vectors in place of this soft prompt gave the same answer: the backbone ignores it"
+                "random vectors in place of this soft prompt gave the same answer: the backbone ignores it here. "
+                "Does the template put it where the head or the next token can see it?"
             )
 
     def _answer(self, request: LoadRequest, keys: dict[str, PartKey], row: RowInput) -> RowResult:

@@ -9,11 +9,12 @@ import pytest
 from fakes import FakeEngine, ManualClock, classifier, fake_engine, version_record
 
 from prompt_store.artifact import Artifact
-from prompt_store.errors import UnfitError, VersionNotFoundError
+from prompt_store.errors import ConflictError, StoreUnavailableError, UnfitError, VersionNotFoundError
 from prompt_store.manifest import Fingerprint
 from prompt_store.memory import MemoryStore
 from prompt_store.refs import LIVE, TaskName, TaskRef, Version
-from prompt_store.store import Target, TaskRecord
+from prompt_store.store import Target, TaskRecord, VersionRecord
+from server.engine.errors import ResidencyFullError
 from server.tasks import Tasks, TasksSettings
 
 pytestmark = pytest.mark.anyio
@@ -120,6 +121,47 @@ async def test_a_stored_version_for_another_backbone_never_reaches_the_device(re
     with pytest.raises(UnfitError, match="another model"):
         await replica.tasks.lease(TaskRef(TASK, version))
     assert not replica.engine.num_loads
+
+
+async def test_one_quarantine_is_written_however_many_rows_fail(replica: Replica) -> None:
+    version = await replica.add(1)
+    await replica.live(version)
+    await replica.served()
+    before = (await replica.store.sequence()).number
+    for _ in range(8):
+        await replica.tasks.strike(TASK, version)
+    assert (await replica.store.sequence()).number == before + 1
+
+
+async def test_a_quarantine_that_could_not_be_stored_is_tried_again(replica: Replica) -> None:
+    version = await replica.add(1)
+    whole = replica.store.quarantine
+
+    async def away(*_: object) -> VersionRecord:
+        raise StoreUnavailableError("the store is away")
+
+    replica.store.quarantine = away  # type: ignore[method-assign]
+    for _ in range(4):
+        await replica.tasks.strike(TASK, version)
+    replica.store.quarantine = whole  # type: ignore[method-assign]
+    await replica.tasks.strike(TASK, version)
+    with pytest.raises(ConflictError, match="quarantined"):
+        await replica.tasks.lease(TaskRef(TASK, version))
+
+
+async def test_what_keeps_an_alias_from_following_is_logged_once(
+    replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = await replica.add(1)
+    await replica.live(one)
+    await replica.served()
+    two = await replica.add(2)
+    replica.engine.load_errors[two] = ResidencyFullError("the device is full")
+    await replica.live(two)
+    for _ in range(3):
+        await replica.tasks.follow(TASK)
+    assert [r.message for r in caplog.records] == ["alias does not follow the store"]
+    assert await replica.served() == one
 
 
 async def test_a_pin_holds_though_the_device_is_crowded(replica: Replica) -> None:
