@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
 from weakref import WeakValueDictionary
 
 from prompt_store.errors import SoftmuxError, StoreError, TaskNotFoundError
@@ -35,16 +36,18 @@ class AliasMoves:
     ) -> AliasState:
         """Make the targets resident, move the alias in the store, and serve them. Raises like PromptStore.move."""
         async with self._lock(task):
-            await self._prepare(task, targets)
-            return await self._serve(task, await self._store.move(task, alias, targets, if_serial, actor))
+            await self._require(task, targets)
+            async with self._resident(task, targets):
+                return await self._serve(task, await self._store.move(task, alias, targets, if_serial, actor))
 
     async def rollback(self, task: TaskName, alias: Alias, to_serial: int | None, actor: str) -> AliasState:
         """Make the past state's targets resident, roll back in the store, serve. Raises like PromptStore.rollback."""
         async with self._lock(task):
             past = _past(await self._store.history(task, alias), to_serial)
-            if past is not None:
-                await self._prepare(task, past.targets)
-            return await self._serve(task, await self._store.rollback(task, alias, to_serial, actor))
+            targets = past.targets if past else ()
+            await self._require(task, targets)
+            async with self._resident(task, targets):
+                return await self._serve(task, await self._store.rollback(task, alias, to_serial, actor))
 
     async def drop_alias(self, task: TaskName, alias: Alias) -> None:
         """Forget an alias here and in the store. Raises AliasNotFoundError."""
@@ -99,18 +102,26 @@ class AliasMoves:
         task = record.task
         try:
             for target in wanted.targets:
-                await self._residents.load(task, servable_version(record, target.version).version)
+                servable_version(record, target.version)
+            async with self._resident(task, wanted.targets):
+                self._table.switch(task, wanted)
         except SoftmuxError as error:
             # It is tried again at each poll; a log that says so each time would bury the rest.
             if self._table.lag(task, wanted.alias, f"serial {wanted.serial} cannot be served here: {error}"):
                 log.warning("alias does not follow the store", extra={"task": str(task)}, exc_info=error)
-        else:
-            self._table.switch(task, wanted)
 
-    async def _prepare(self, task: TaskName, targets: tuple[Target, ...]) -> None:
+    async def _require(self, task: TaskName, targets: tuple[Target, ...]) -> None:
         for target in targets:
             await self._records.require(task, target.version)
-            await self._residents.load(task, target.version)
+
+    @asynccontextmanager
+    async def _resident(self, task: TaskName, targets: tuple[Target, ...]) -> AsyncIterator[None]:
+        """Load every target and hold all of them until the switch: on a crowded device one would evict another."""
+        with ExitStack() as held:
+            for target in targets:
+                _, lease = await self._residents.hold(task, target.version)
+                held.callback(lease.release)
+            yield
 
     async def _serve(self, task: TaskName, state: AliasState) -> AliasState:
         self._table.switch(task, state)

@@ -164,6 +164,18 @@ async def test_what_keeps_an_alias_from_following_is_logged_once(
     assert await replica.served() == one
 
 
+async def test_every_target_of_a_move_is_resident_when_it_is_answered(replica: Replica) -> None:
+    replica.engine.max_resident = 1  # beside what is held
+    versions = [await replica.add(seed) for seed in range(3)]
+    await replica.tasks.move(TASK, LIVE, tuple(map(Target, versions)), None, "test")
+    assert all(replica.tasks.is_resident(TASK, version) for version in versions)
+    await replica.store.move(TASK, LIVE, tuple(map(Target, versions[::-1])), None, "elsewhere")
+    for version in versions:
+        replica.tasks.drop(TASK, version)
+    await replica.tasks.follow(TASK)
+    assert all(replica.tasks.is_resident(TASK, version) for version in versions)
+
+
 async def test_a_pin_holds_though_the_device_is_crowded(replica: Replica) -> None:
     version = await replica.add(1)
     seen: list[bool] = []
