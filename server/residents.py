@@ -32,7 +32,8 @@ class ResidentSettings:
     """How versions are loaded."""
 
     bad_version_ttl_s: float = 2.0  # how long a version that could not be loaded is refused without a new try
-    max_loads: int = 4  # artifacts read and unpacked at once: bounds the memory that loading takes
+    max_reads: int = 32  # artifacts read from the store at once; a slow one delays no other task's
+    max_loads: int = 4  # artifacts unpacked at once: bounds the memory that loading takes
 
 
 class Residents:
@@ -55,6 +56,7 @@ class Residents:
         self._loads: dict[_Key, asyncio.Task[None]] = {}
         self._deleted: set[_Key] = set()  # while they load
         self._bad: dict[_Key, tuple[float, SoftmuxError]] = {}
+        self._reads = asyncio.Semaphore(settings.max_reads)
         self._room = asyncio.Semaphore(settings.max_loads)
 
     async def hold(self, task: TaskName, version: Version, artifact: Artifact | None = None) -> tuple[Servable, Lease]:
@@ -110,12 +112,17 @@ class Residents:
         # A request that is cancelled must not cancel the load that others wait for.
         await asyncio.shield(self._loads[key])
 
+    async def _stored(self, key: _Key) -> Artifact:
+        async with self._reads:
+            raw = await self._store.get(key[0].tenant, key[1])
+        async with self._room:
+            return await asyncio.to_thread(_fitting, raw, self._maker.spec)
+
     async def _load(self, key: _Key, artifact: Artifact | None) -> None:
         try:
+            if artifact is None:
+                artifact = await self._stored(key)
             async with self._room:
-                if artifact is None:
-                    raw = await self._store.get(key[0].tenant, key[1])
-                    artifact = await asyncio.to_thread(_fitting, raw, self._maker.spec)
                 servable, request = self._maker.make(*key, artifact)
                 await self._engine.load(request)
             if key in self._deleted:

@@ -63,6 +63,7 @@ class Tasks:
     async def start(self) -> None:
         """Begin to follow the store's changes."""
         self._following = asyncio.create_task(self._follower.run(), name="store-follower")
+        self._following.add_done_callback(_say_how_it_ended)
 
     async def close(self) -> None:
         """Stop following; loads in flight are abandoned."""
@@ -188,3 +189,8 @@ class Tasks:
     def _gone(self, task: TaskName, version: Version) -> None:
         self._strikes.pop((task, version), None)
         self._residents.forget(task, version)
+
+
+def _say_how_it_ended(following: asyncio.Task[None]) -> None:
+    if not following.cancelled() and (error := following.exception()):
+        log.critical("changes of the store are no longer followed: restart this process", exc_info=error)

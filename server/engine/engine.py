@@ -57,7 +57,7 @@ class Engine:
         )
         self._memory = KVMemory(_kv_shape(backbone), settings.kv_budget_bytes)
         self._worker = self._new_worker(observer)
-        self._streams: dict[int, RowStream] = {}
+        self._rows: dict[int, tuple[RowStream, Lease]] = {}  # each holds its version until it has left the worker
         self._row_ids = itertools.count(1)
         self._loading: dict[VersionKey, asyncio.Task[None]] = {}
         self._load_lock = asyncio.Lock()
@@ -116,7 +116,7 @@ class Engine:
         return self._residency.lease((task, version))
 
     def submit(self, request: RowRequest) -> RowStream:
-        """Register the answer's channel and queue the row.
+        """Queue the row and return its channel. The row holds its version until it has left.
 
         Raises NeverFitsError, QueueFullError, EngineDeadError at once.
         """
@@ -128,13 +128,14 @@ class Engine:
         row_id = next(self._row_ids)
         task = request.lease.resident.key[0]
         waiting = Waiting(row_id, task.tenant, str(task), num_tokens, request.deadline, time.monotonic())
-        stream = self._streams[row_id] = RowStream(row_id, self._abort)
         try:
             self._worker.send(Arrival(waiting, row))
-        except BaseException:
-            del self._streams[row_id]
+        except EngineDeadError:
             self._admission.release(num_tokens)
             raise
+        # Nothing the worker says can be heard before this call returns to the loop.
+        stream = RowStream(row_id, self._abort)
+        self._rows[row_id] = stream, request.lease.again()
         return stream
 
     def unload(self, task: TaskName, version: Version) -> bool:
@@ -224,10 +225,11 @@ class Engine:
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
-            stream = self._streams[delivery.row_id]
+            stream, lease = self._rows[delivery.row_id]
             stream.deliver(delivery.event)
             if stream.is_finished:
-                del self._streams[delivery.row_id]
+                del self._rows[delivery.row_id]
+                lease.release()
 
 
 def _kv_shape(backbone: Backbone) -> KVShape:

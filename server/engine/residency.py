@@ -75,6 +75,12 @@ class Lease:
         self.resident = resident
         self._on_release: Callable[[Resident], None] | None = on_release
 
+    def again(self) -> Lease:
+        """Hold the same version once more, on somebody else's account."""
+        assert self._on_release is not None, "a lease that has ended holds nothing"
+        self.resident.num_leases += 1
+        return Lease(self.resident, self._on_release)
+
     def release(self) -> None:
         """End the hold. Must be called exactly once."""
         assert self._on_release is not None, "a lease is released exactly once"

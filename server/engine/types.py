@@ -97,7 +97,7 @@ class RowInput:
 
 @dataclass(frozen=True, slots=True)
 class RowRequest:
-    """One row to run. The caller keeps the lease until the stream has ended."""
+    """One row to run. The caller's lease must last until it is submitted; the row then holds the version itself."""
 
     lease: Lease
     row: RowInput

@@ -198,7 +198,7 @@ def assert_nothing_leaked(engine: Engine) -> None:
     assert (state.num_running, state.num_waiting, state.num_waiting_tokens) == (0, 0, 0)
     assert (state.kv_bytes_used, state.resident_bytes, state.num_resident) == (0, 0, 0)
     assert engine._residency.num_leases == 0
-    assert not engine._streams
+    assert not engine._rows
     assert not engine._loading
     worker = engine._worker
     assert not worker._arrivals

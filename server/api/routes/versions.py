@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
@@ -62,7 +64,8 @@ async def list_versions(task: PathTask, services: ServicesOf) -> VersionList:
 async def show_version(task: PathTask, version: PathVersion, services: ServicesOf) -> VersionDetail:
     """Show one version's record and manifest."""
     record = await _record(services, task, version)
-    artifact = Artifact.from_bytes(await services.parts.store.get(task.tenant, version))
+    raw = await services.parts.store.get(task.tenant, version)
+    artifact = await asyncio.to_thread(Artifact.from_bytes, raw)  # may be megabytes to check
     view = version_view(record, services.parts.tasks.is_resident(task, version))
     return VersionDetail(**view.model_dump(), task=str(task), manifest=artifact.manifest.to_dict())
 

@@ -75,7 +75,7 @@ def assert_empty(engine: Engine) -> None:
     state = engine.state()
     assert (state.num_running, state.num_waiting, state.num_waiting_tokens, state.kv_bytes_used) == (0, 0, 0, 0)
     assert engine._residency.num_leases == 0
-    assert not engine._streams
+    assert not engine._rows
 
 
 async def test_an_aborted_row_frees_its_slot(opened: Engine, make_task: Callable[[str], LoadRequest]) -> None:
