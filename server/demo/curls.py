@@ -30,7 +30,7 @@ EXAMPLES: dict[BackboneName, tuple[Example, ...]] = {
         Example(
             "Where was this text found? Label words, read from one forward pass",
             "/v1/infer",
-            {"task_id": "source", "inputs": "The battery died after two days, so I sent the phone back."},
+            {"task_id": "source", "inputs": "i bought this camera last month and the pictures are great."},
         ),
         Example(
             "The same frozen backbone with another soft prompt: it writes a line of JSON",
@@ -51,7 +51,7 @@ EXAMPLES: dict[BackboneName, tuple[Example, ...]] = {
                         "task_id": "source",
                         "inputs": "Senators will vote on the tax plan next week, and few expect it to pass.",
                     },
-                    {"task_id": "card", "inputs": "The lens is sharp and the zoom works great."},
+                    {"task_id": "card", "inputs": "The zoom is great and the battery lasts for days."},
                 ]
             },
         ),

@@ -38,8 +38,8 @@ def exams(backbone: BackboneName, texts: Sequence[RatedText]) -> tuple[Exam, ...
     cards = split_cards(texts).held_out[:NUM_CARDS]
     measures = (
         Measure("writes a card", 0.95, lambda output, _: _card(output) is not None),
-        Measure("source on it", 0.69, lambda output, label: _same(output, label, "source")),
-        Measure("sentiment on it", 0.6, lambda output, label: _same(output, label, "sentiment")),
+        Measure("source on it", 0.65, lambda output, label: _same(output, label, "source")),
+        Measure("sentiment on it", 0.8, lambda output, label: _same(output, label, "sentiment")),
     )
     return (_labels(texts, "source", 0.69), Exam("card", cards, measures))
 
