@@ -8,6 +8,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,8 +70,8 @@ class Engine:
 
         Raises BackboneRefusedError, by name and with every reason, when it cannot be served exactly.
         """
-        if settings.num_threads:
-            torch.set_num_threads(settings.num_threads)
+        settings = replace(settings, num_threads=settings.num_threads or torch.get_num_threads())
+        torch.set_num_threads(1)  # see Worker.start
         parts = load_parts(directory, _dtype(settings), _device(settings))
         report = probe(parts.config, type(parts.model or parts.base))
         backbone = Backbone(parts)
@@ -215,6 +216,7 @@ class Engine:
             admission=self._admission,
             observer=observer,
             eos_token_ids=self._backbone.eos_token_ids,
+            num_threads=s.num_threads or torch.get_num_threads(),
         )
         return Worker(parts, self._post)
 
