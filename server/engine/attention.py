@@ -6,13 +6,14 @@ softmax over [prefix of its soft prompt | its own earlier keys | this step's key
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from server.engine.errors import BackboneRefusedError
 from server.engine.kernels.scores import LayerRules, attend_explicit, attend_fused
 from server.engine.plan import DecodeGroup, FreshGroup, StepPlan
+from server.engine.prefixes import Prefix
 
 NAME = "softmux"
 
@@ -45,12 +46,23 @@ def attend(
     if plan.observe:
         plan.observe(layer, key, value)
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+    packed = _Packed(*(tensor[0].transpose(0, 1) for tensor in (query, key, value)))
+    joined = plan.prefixes.join(layer, packed.key, packed.value) if plan.prefixes else None
     for index, group in enumerate(plan.groups):
         if isinstance(group, DecodeGroup):
-            _decode(plan, index, group, layer, rules, (query, key, value), output)
+            out = _decode(plan, index, group, layer, rules, packed)
         else:
-            _fresh(plan, index, group, layer, rules, (query, key, value), output)
+            out = _fresh(plan, index, group, layer, rules, packed, joined)
+        output[0, group.start : group.start + len(out)] = out
     return output, None
+
+
+class _Packed(NamedTuple):
+    """A layer's tensors with tokens first: [T, heads, head_dim]."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
 
 
 def no_mask(*_: Any, **__: Any) -> None:
@@ -88,14 +100,13 @@ def _fresh(
     group: FreshGroup,
     layer: int,
     rules: LayerRules,
-    packed: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    output: torch.Tensor,
-) -> None:
+    packed: _Packed,
+    joined: Prefix | None,
+) -> torch.Tensor:
+    """Return the group's output [its tokens, heads, head_dim]."""
     span = slice(group.start, group.start + group.num_rows * group.num_tokens)
-    q, k, v = (_rows(tensor, span, group.num_rows) for tensor in packed)
-    if group.prefix is not None:
-        k = torch.cat([group.prefix[0][:, layer], k], 2)
-        v = torch.cat([group.prefix[1][:, layer], v], 2)
+    q = _rows(packed.query[span], group.num_rows)
+    k, v = _keys(group, packed, joined)
     if group.pool is not None:
         group.pool.key[layer][group.slots, :, : k.shape[2]] = k
         group.pool.value[layer][group.slots, :, : v.shape[2]] = v
@@ -105,26 +116,31 @@ def _fresh(
         out = attend_fused(q, k, v, mask, rules.scaling, plan.is_causal and group.num_tokens > 1)
     else:
         out = attend_explicit(q, k, v, _explicit_mask(plan, group, mask, q), _sliced(rules, group))
-    output[0, span] = out.transpose(1, 2).reshape(-1, *output.shape[2:])
+    return out.transpose(1, 2).flatten(0, 1)
+
+
+def _keys(group: FreshGroup, packed: _Packed, joined: Prefix | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the group's keys and values, prefixes in front: [rows, heads, num_prefix + num_tokens, head_dim]."""
+    start, key, value = group.start, packed.key, packed.value
+    if group.keys_start is not None:
+        assert joined is not None
+        start, (key, value) = group.keys_start, joined
+    span = slice(start, start + group.num_rows * (group.num_prefix + group.num_tokens))
+    return _rows(key[span], group.num_rows), _rows(value[span], group.num_rows)
 
 
 def _decode(
-    plan: StepPlan,
-    index: int,
-    group: DecodeGroup,
-    layer: int,
-    rules: LayerRules,
-    packed: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    output: torch.Tensor,
-) -> None:
+    plan: StepPlan, index: int, group: DecodeGroup, layer: int, rules: LayerRules, packed: _Packed
+) -> torch.Tensor:
+    """Return the group's output [rows, heads, head_dim]."""
     span = slice(group.start, group.start + group.num_rows)
-    q, k, v = (tensor[0, :, span].transpose(0, 1) for tensor in packed)  # [rows, heads, head_dim]
     keys, values = group.pool.key[layer], group.pool.value[layer]
-    keys[group.slots, :, group.lengths] = k
-    values[group.slots, :, group.lengths] = v
+    keys[group.slots, :, group.lengths] = packed.key[span]
+    values[group.slots, :, group.lengths] = packed.value[span]
     rows = slice(group.num_rows) if group.is_compact else group.slots
     keys, values = keys[rows, :, : group.width], values[rows, :, : group.width]
-    mask = plan.mask(index, rules.window, q.dtype)
+    mask = plan.mask(index, rules.window, packed.query.dtype)
+    q = packed.query[span]
     if rules.is_plain:
         # Query heads that share a key head are stacked as if they were queries: the same products, no repeated keys.
         stacked = q.reshape(group.num_rows, keys.shape[1], -1, q.shape[2])
@@ -133,13 +149,12 @@ def _decode(
         if rules.bias is not None:
             raise BackboneRefusedError("a position bias is honoured only for rows without a past")
         out = attend_explicit(q.unsqueeze(2), keys, values, mask, rules)
-    output[0, span] = out.reshape(group.num_rows, *output.shape[2:])
+    return out.reshape(q.shape)
 
 
-def _rows(tensor: torch.Tensor, span: slice, num_rows: int) -> torch.Tensor:
-    """Return a group's part of packed [1, heads, T, d] as [rows, heads, tokens, d]."""
-    part = tensor[0, :, span]
-    return part.reshape(part.shape[0], num_rows, -1, part.shape[2]).transpose(0, 1)
+def _rows(tokens: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """Return a group's [tokens, heads, head_dim] as [rows, heads, tokens of a row, head_dim]."""
+    return tokens.reshape(num_rows, -1, *tokens.shape[1:]).transpose(1, 2)
 
 
 def _explicit_mask(

@@ -13,7 +13,7 @@ import torch
 from server.engine.backbone.backbone import Backbone
 from server.engine.heads import build_head
 from server.engine.kv import KVShape, SlotPool
-from server.engine.plan import PlannedRow, Prefix, build_plan
+from server.engine.plan import PlannedRow, build_plan
 from server.engine.residency import Leading, PartKey, Resident, Sized, Vectors
 from server.engine.types import LoadRequest, ReadTokens
 
@@ -109,7 +109,7 @@ class Bringing:
     def _plain(self, request: LoadRequest) -> Vectors:
         device, dtype = self._backbone.device, self._backbone.dtype
         embeds, kv = request.artifact.embeds, request.artifact.kv
-        prefix = (kv[0].to(device, dtype), kv[1].to(device, dtype)) if kv else None
+        prefix = (_tokens_first(kv[0].to(device, dtype)), _tokens_first(kv[1].to(device, dtype))) if kv else None
         return Vectors(None if embeds is None else embeds.to(device, dtype), prefix)
 
     def _compile(self, plain: Vectors, leading: Leading) -> Vectors:
@@ -131,9 +131,14 @@ class Bringing:
         if plain.embeds is not None:
             embeds[0, soft] = plain.embeds[: len(soft)]
         self._backbone.forward(plan, embeds)
-        prefix: Prefix = (pool.key[:, 0].clone(), pool.value[:, 0].clone())
+        prefix = _tokens_first(pool.key[:, 0]), _tokens_first(pool.value[:, 0])
         rest = None if plain.embeds is None or len(soft) == len(plain.embeds) else plain.embeds[len(soft) :].clone()
         return Vectors(rest, prefix, leading)
+
+
+def _tokens_first(heads_first: torch.Tensor) -> torch.Tensor:
+    """Return [layers, heads, tokens, head_dim] as [layers, tokens, heads, head_dim]: a step copies whole tokens."""
+    return heads_first.transpose(1, 2).contiguous()
 
 
 def _resident(request: LoadRequest, keys: dict[str, PartKey], parts: dict[PartKey, Sized]) -> Resident:

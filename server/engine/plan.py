@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 import torch
 
 from server.engine.kv import SlotPool
+from server.engine.prefixes import Prefix, StepPrefixes, gather_prefixes
 
 WIDTH_STEP = 16  # decode reads keys up to a multiple of this many
-
-Prefix = tuple[torch.Tensor, torch.Tensor]  # key, value: [layers, heads, tokens, head_dim]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class FreshGroup:
     num_rows: int
     num_tokens: int
     num_prefix: int
-    prefix: Prefix | None  # [rows, layers, heads, num_prefix, head_dim] each
+    keys_start: int | None  # of its keys among the step's joined ones; None: no prefix, its own are all there are
     pool: SlotPool | None
     slots: torch.Tensor | None  # [rows]
 
@@ -74,6 +73,7 @@ class StepPlan:
     token_ids: torch.Tensor  # [1, T]
     position_ids: torch.Tensor  # [1, T]
     is_causal: bool
+    prefixes: StepPrefixes | None  # of the fresh rows; a decoding row has its prefix in its slot
     observe: KeyObserver | None = None  # told (layer, key, value) of every call; for probes
     num_calls: int = 0  # attention calls so far in this forward pass: the index of the next layer
     _masks: dict[tuple[int, int | None], torch.Tensor | None] = field(default_factory=dict)
@@ -101,13 +101,18 @@ class StepPlan:
 
 def build_plan(rows: Sequence[PlannedRow], is_causal: bool, device: torch.device) -> StepPlan:
     """Lay the rows' tokens end to end."""
-    order, groups, starts, at = [], [], [], 0
+    order, groups, starts = [], [], []
+    joined: list[tuple[Prefix, int, int]] = []  # rows with a prefix, in order
+    at = num_joined = 0
     for members in _grouped(rows):
         group_rows = [rows[i] for i in members]
-        groups.append(_group(group_rows, at, device))
+        groups.append(_group(group_rows, at, num_joined, device))
         for index, row in zip(members, group_rows, strict=True):
             order.append(index)
             starts.append(at)
+            if row.prefix is not None:
+                joined.append((row.prefix, at, len(row.tokens)))
+                num_joined += row.num_past + len(row.tokens)
             at += len(row.tokens)
     tokens = [t for i in order for t in rows[i].tokens]
     positions = [p for i in order for p in _positions(rows[i])]
@@ -118,6 +123,7 @@ def build_plan(rows: Sequence[PlannedRow], is_causal: bool, device: torch.device
         token_ids=torch.tensor([tokens], device=device),
         position_ids=torch.tensor([positions], device=device),
         is_causal=is_causal,
+        prefixes=gather_prefixes(joined, device),
     )
 
 
@@ -135,7 +141,7 @@ def _grouped(rows: Sequence[PlannedRow]) -> list[list[int]]:
     return [sorted(members, key=lambda i: rows[i].slot) for members in groups.values()]
 
 
-def _group(rows: Sequence[PlannedRow], start: int, device: torch.device) -> Group:
+def _group(rows: Sequence[PlannedRow], start: int, keys_start: int, device: torch.device) -> Group:
     first = rows[0]
     if first.is_decode:
         assert first.pool is not None
@@ -155,21 +161,10 @@ def _group(rows: Sequence[PlannedRow], start: int, device: torch.device) -> Grou
         num_rows=len(rows),
         num_tokens=len(first.tokens),
         num_prefix=first.num_past,
-        prefix=_stack([row.prefix for row in rows]),
+        keys_start=None if first.prefix is None else keys_start,
         pool=first.pool,
         slots=torch.tensor([row.slot for row in rows], device=device) if first.pool else None,
     )
-
-
-def _stack(prefixes: Sequence[Prefix | None]) -> Prefix | None:
-    first = prefixes[0]
-    if first is None:
-        return None
-    if all(prefix is first for prefix in prefixes):  # one prompt: a view, not a copy for each row
-        key, value = first
-        return key.expand(len(prefixes), *key.shape), value.expand(len(prefixes), *value.shape)
-    keys, values = zip(*(prefix for prefix in prefixes if prefix is not None), strict=True)
-    return torch.stack(keys), torch.stack(values)
 
 
 def _needs_mask(group: FreshGroup, window: int | None, is_causal: bool) -> bool:

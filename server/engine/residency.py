@@ -15,7 +15,7 @@ import torch
 from prompt_store.refs import TaskName, Version
 from server.engine.errors import ResidencyFullError
 from server.engine.heads import Head
-from server.engine.plan import Prefix
+from server.engine.prefixes import Prefix
 from server.engine.types import Reading
 
 VersionKey = tuple[TaskName, Version]
@@ -37,13 +37,13 @@ class Vectors:
     """A soft prompt as a step uses it. `prefix` stands before the text; `embeds` stand in it."""
 
     embeds: torch.Tensor | None  # [n, E] in the serving dtype; None when compiled or KV only
-    prefix: Prefix | None  # [layers, heads, tokens, head_dim] each
+    prefix: Prefix | None
     compiled: Leading = ()  # the leading input positions that `prefix` already holds
 
     @property
     def num_prefix(self) -> int:
         """Keys that stand before the row's own."""
-        return 0 if self.prefix is None else self.prefix[0].shape[2]
+        return 0 if self.prefix is None else self.prefix[0].shape[1]
 
     @property
     def size_bytes(self) -> int:

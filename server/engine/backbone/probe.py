@@ -21,7 +21,8 @@ from server.engine.backbone.loading import assemble, register_attention
 from server.engine.backbone.shrink import VOCAB, shrink
 from server.engine.errors import BackboneRefusedError
 from server.engine.kv import KVMemory, KVShape
-from server.engine.plan import PlannedRow, Prefix, StepPlan, build_plan
+from server.engine.plan import PlannedRow, StepPlan, build_plan
+from server.engine.prefixes import Prefix
 
 TOLERANCE = 1e-3  # of the reference's scale; a forgotten window, soft cap or sink is off by a tenth of it and more
 CPU = torch.device("cpu")
@@ -126,7 +127,7 @@ class _Probe:
     def _row(self, num_prefix: int, past: int, new: int) -> _Row:
         tokens = torch.randint(5, VOCAB, (past + new,), generator=self._generator).tolist()
         s = self._shape
-        size = (s.num_layers, s.num_kv_heads, num_prefix, s.head_dim)
+        size = (s.num_layers, num_prefix, s.num_kv_heads, s.head_dim)
         prefix = (self._random(size), self._random(size)) if num_prefix else None
         return _Row(tokens, num_prefix, past, prefix)
 
@@ -163,7 +164,8 @@ class _Probe:
         if self._shape.is_causal:
             keywords["use_cache"] = True
         if row.prefix is not None:
-            layers = zip(row.prefix[0].unsqueeze(1), row.prefix[1].unsqueeze(1), strict=True)
+            key, value = (tensor.transpose(1, 2).unsqueeze(1) for tensor in row.prefix)
+            layers = zip(key, value, strict=True)
             keywords["past_key_values"] = DynamicCache(list(layers))
             keywords["attention_mask"] = torch.ones(1, row.num_prefix + ids.shape[1], dtype=torch.long)
         output: ModelOutput = self._eager.base_model(input_ids=ids, **keywords)
