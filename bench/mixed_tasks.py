@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import torch
 
+from bench.classifier_head import LABELS, random_head
 from prompt_store.artifact import Artifact, version_of
+from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.manifest import Fingerprint, HeadKind, HeadModule, Manifest, Method
 from prompt_store.refs import TaskName, Version
 from server.engine.engine import Engine
 from server.engine.types import LoadRequest, ReadSequence, RowInput, RowRequest
-
-LABELS = ("a", "b")
 
 
 class SilentObserver:
@@ -37,11 +37,11 @@ class MixedTasks:
         self._keys = keys
 
     @classmethod
-    async def load(cls, engine: Engine, artifacts: Sequence[Artifact], name: str) -> MixedTasks:
+    async def load(cls, engine: Engine, artifacts: Sequence[Artifact]) -> MixedTasks:
         """Make one task of each artifact, and all of them resident."""
         keys = []
         for index, artifact in enumerate(artifacts):
-            task, version = TaskName("bench", f"{name}-{index}"), version_of(artifact.to_bytes())
+            task, version = TaskName("bench", f"task-{index}"), version_of(artifact.to_bytes())
             await engine.load(LoadRequest(task, version, artifact, ReadSequence()))
             keys.append((task, version))
         return cls(engine, keys)
@@ -63,10 +63,9 @@ class MixedTasks:
         return outcome.logits
 
 
-def classifier(engine: Engine, head: dict[str, torch.Tensor], num_virtual_tokens: int, seed: int) -> Artifact:
-    """Return a task that reads `head` over the backbone's pooler, with a random prefix of its own (none: 0 tokens)."""
-    spec = engine.spec
-    tensors = {f"head.classifier.{name}": tensor for name, tensor in head.items()}
+def classifier(spec: BackboneSpec, num_virtual_tokens: int, seed: int) -> Artifact:
+    """Return a task that reads the backbone's pooler, with a random prefix of its own (none: 0 tokens)."""
+    tensors = {f"head.classifier.{name}": tensor for name, tensor in random_head(spec.hidden_size).items()}
     if num_virtual_tokens:
         generator = torch.Generator().manual_seed(seed)
         shape = (spec.num_layers, spec.num_key_value_heads, num_virtual_tokens, spec.head_dim)

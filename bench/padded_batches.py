@@ -8,23 +8,20 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from bench.classifier_head import LABELS, random_head
+
 BATCH_SIZE = 64
 
 
 class PaddedBatches:
     """A sequence classifier on a frozen backbone, as its users run it."""
 
-    def __init__(self, backbone_dir: Path, dtype: torch.dtype, num_labels: int) -> None:
-        torch.manual_seed(0)
+    def __init__(self, backbone_dir: Path, dtype: torch.dtype) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(backbone_dir)
         self._model = AutoModelForSequenceClassification.from_pretrained(
-            backbone_dir, num_labels=num_labels, dtype=dtype
+            backbone_dir, num_labels=len(LABELS), dtype=dtype
         ).eval()
-
-    @property
-    def head(self) -> dict[str, torch.Tensor]:
-        """The classifier's weights."""
-        return {name: tensor.detach().float() for name, tensor in self._model.classifier.named_parameters()}
+        self._model.classifier.load_state_dict(random_head(self._model.config.hidden_size))
 
     @torch.inference_mode()
     def answer(self, lines: Sequence[str]) -> list[torch.Tensor]:

@@ -1,65 +1,78 @@
-"""Time contenders in turn and print what came out. Knows nothing of models."""
+"""Have contenders run in turn and print what came out; the first of them is the peer. Knows nothing of models."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-MIN_ROUNDS = 5
+from bench.contender import RunningContender
 
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """One way to do the whole of the work, tokenisation included."""
-
-    name: str
-    run: Callable[[], Awaitable[object]]
+MIN_ROUNDS = 7
+SETTLE_S = 0.05  # the threads of the contender before spin for some milliseconds after their last work
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The seconds that a contender's rounds took."""
+    """The seconds that a contender's rounds took, each of `num_requests` requests."""
 
-    name: str
+    subject: str
+    case: str
+    num_requests: int
     seconds: tuple[float, ...]
 
     @property
-    def median_s(self) -> float:
-        """The median round."""
-        return statistics.median(self.seconds)
+    def rate(self) -> float:
+        """Requests per second in the median round."""
+        return self.num_requests / statistics.median(self.seconds)
 
 
-async def alternate(contenders: Sequence[Contender], num_rounds: int) -> list[Timing]:
-    """Run every contender once unmeasured, then A B A B, so that a machine that slows down slows all of them."""
-    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    for contender in contenders:
-        await contender.run()
+def alternate(contenders: Sequence[RunningContender], num_rounds: int) -> list[Timing]:
+    """Run A B C A B C, never two at once, so that a machine that slows down slows all of them."""
+    seconds: list[list[float]] = [[] for _ in contenders]
     for _ in range(num_rounds):
-        for contender in contenders:
-            started = time.perf_counter()
-            await contender.run()
-            seconds[contender.name].append(time.perf_counter() - started)
-    return [Timing(name, tuple(taken)) for name, taken in seconds.items()]
+        for running, taken in zip(contenders, seconds, strict=True):
+            time.sleep(SETTLE_S)
+            taken.append(running.run_round())
+    return [
+        Timing(running.contender.subject, running.contender.case, len(running.logits), tuple(taken))
+        for running, taken in zip(contenders, seconds, strict=True)
+    ]
 
 
-def show(title: str, timings: Sequence[Timing], num_requests: int, console: Console) -> None:
-    """Print requests per second: the median round, the slowest and the fastest, and the ratio to the first line."""
+def show(title: str, timings: Sequence[Timing], console: Console) -> None:
+    """Print requests per second: the median round, the slowest and the fastest, and the ratio to the peer."""
     table = Table(title=title)
     table.add_column("contender")
     for column in ("requests/s", "slowest", "fastest", "ratio"):
         table.add_column(column, justify="right")
     for timing in timings:
-        rates = (num_requests / s for s in (timing.median_s, max(timing.seconds), min(timing.seconds)))
-        ratio = timings[0].median_s / timing.median_s
-        table.add_row(timing.name, *(f"{rate:.0f}" for rate in rates), f"{ratio:.2f}")
+        slowest, fastest = (timing.num_requests / s for s in (max(timing.seconds), min(timing.seconds)))
+        rates = (f"{rate:.0f}" for rate in (timing.rate, slowest, fastest))
+        table.add_row(f"{timing.subject}, {timing.case}", *rates, f"{timing.rate / timings[0].rate:.2f}")
     console.print(table)
     num_rounds = len(timings[0].seconds)
-    note = f"medians of {num_rounds} rounds, taken in turn"
+    note = f"medians of {num_rounds} rounds, taken in turn, each contender in a process of its own"
     if num_rounds < MIN_ROUNDS:
         note += f"; fewer than {MIN_ROUNDS}, so only a sign that it runs"
     console.print(note, style="dim")
+
+
+def records(bench: str, setting: str, timings: Sequence[Timing]) -> Iterator[dict[str, str | float]]:
+    """Yield, for each contender but the peer, what a machine reads of it."""
+    peer, *others = timings
+    for timing in others:
+        yield {
+            "bench": bench,
+            "case": f"{timing.case}, {setting}",
+            "subject": timing.subject,
+            "peer": peer.subject,
+            "unit": "requests/s",
+            "value": timing.rate,
+            "peer_value": peer.rate,
+            "ratio": timing.rate / peer.rate,
+        }
