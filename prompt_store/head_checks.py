@@ -8,16 +8,16 @@ import torch
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
-from prompt_store.manifest import HeadKind, HeadModule
+from prompt_store.manifest import HEADED, READS_TOKENS, HeadKind, HeadModule
 
-_HEADED = frozenset({HeadKind.SEQUENCE_CLASSIFICATION, HeadKind.TOKEN_CLASSIFICATION})
+_ROWS = {HeadKind.QUESTION_ANSWERING: 2, HeadKind.MULTIPLE_CHOICE: 1}  # start and end; one score a choice
 
 
 def head_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
     """Yield every reason why the head and pooler do not fit the backbone and the labels."""
     manifest = artifact.manifest
     tensors, pooler = artifact.part("head"), artifact.part("pooler")
-    if manifest.kind not in _HEADED:
+    if manifest.kind not in HEADED:
         if manifest.head is not None or tensors or pooler:
             yield f"a {manifest.kind} task has no head; the artifact has one"
         return
@@ -71,7 +71,13 @@ def _linear_faults(
 def _label_faults(artifact: Artifact, head: HeadModule) -> Iterator[str]:
     last = f"{head.path}.weight" if head.form == "linear" else f"{head.path}.out_proj.weight"
     weight, labels = artifact.part("head").get(last), artifact.manifest.labels
-    if labels is None:
+    kind = artifact.manifest.kind
+    if kind in _ROWS:
+        if labels is not None:
+            yield f"a {kind} task has no labels; the manifest lists {', '.join(labels[:20])}"
+        if weight is not None and weight.ndim == 2 and weight.shape[0] != _ROWS[kind]:
+            yield f"the head has {weight.shape[0]} rows; a {kind} head has {_ROWS[kind]}"
+    elif labels is None:
         yield "a task with a head needs labels, one for each row of the head"
     elif weight is not None and weight.ndim == 2 and len(labels) != weight.shape[0]:
         yield f"the manifest lists {len(labels)} labels; the head has {weight.shape[0]} rows"
@@ -80,17 +86,16 @@ def _label_faults(artifact: Artifact, head: HeadModule) -> Iterator[str]:
 
 
 def _reads_faults(artifact: Artifact, head: HeadModule, spec: BackboneSpec) -> Iterator[str]:
-    is_token_task = artifact.manifest.kind is HeadKind.TOKEN_CLASSIFICATION
-    if (head.reads == "tokens") != is_token_task:
+    if (head.reads == "tokens") != (artifact.manifest.kind in READS_TOKENS):
         yield f"the head reads {head.reads}; that is not what a {artifact.manifest.kind} task reads"
-    if head.reads == "pooler" and not spec.has_pooler and not artifact.part("pooler"):
+    if head.reads_pooler and not spec.has_pooler and not artifact.part("pooler"):
         yield f"the head reads the pooler, which is neither in backbone {spec.name} nor in the artifact"
 
 
 def _pooler_faults(head: HeadModule, pooler: Mapping[str, torch.Tensor], spec: BackboneSpec) -> Iterator[str]:
     if not pooler:
         return
-    if head.reads != "pooler":
+    if not head.reads_pooler:
         yield f"the artifact brings a pooler; its head reads {head.reads}"
     if unknown := sorted(pooler.keys() - {"dense.weight", "dense.bias"}):
         yield f"a pooler is dense.weight and dense.bias; the artifact also has {', '.join(unknown[:8])}"

@@ -22,8 +22,32 @@ class HeadKind(StrEnum):
 
     SEQUENCE_CLASSIFICATION = "sequence-classification"
     TOKEN_CLASSIFICATION = "token-classification"
+    QUESTION_ANSWERING = "question-answering"
+    MULTIPLE_CHOICE = "multiple-choice"
     LABEL_WORDS = "label-words"
     GENERATION = "generation"
+
+
+HEADED = frozenset(
+    {
+        HeadKind.SEQUENCE_CLASSIFICATION,
+        HeadKind.TOKEN_CLASSIFICATION,
+        HeadKind.QUESTION_ANSWERING,
+        HeadKind.MULTIPLE_CHOICE,
+    }
+)
+"""Kinds that read through a trained head."""
+
+READS_TOKENS = frozenset({HeadKind.TOKEN_CLASSIFICATION, HeadKind.QUESTION_ANSWERING})
+"""Kinds whose head reads every text token."""
+
+NOT_SERVED = {
+    HeadKind.QUESTION_ANSWERING: "question-answering tasks are converted but not served yet: "
+    "their spans over long contexts have no read-out",
+    HeadKind.MULTIPLE_CHOICE: "multiple-choice tasks are converted but not served yet: "
+    "one input would have to become a row for each choice",
+}
+"""Kinds that cannot be published, and why."""
 
 
 class Method(StrEnum):
@@ -32,6 +56,7 @@ class Method(StrEnum):
     PROMPT_TUNING = "prompt-tuning"
     P_TUNING = "p-tuning"
     PREFIX_TUNING = "prefix-tuning"
+    P_TUNING_V2 = "p-tuning-v2"
     MULTITASK_PROMPT_TUNING = "multitask-prompt-tuning"
     NONE = "none"  # a head, a template or label words on the bare backbone
 
@@ -72,14 +97,19 @@ class HeadModule(_Part):
     """The trained layers between hidden states and logits, by the names of the training model.
 
     `linear`: one Linear at `path`. `dense-linear`: `path.dense`, `activation`, `path.out_proj`.
-    `reads` says which hidden state goes in: the pooler's output, the row's first position (a virtual token counts),
-    its last one, or every text token.
+    `reads` says which hidden state goes in: the pooler's output over the row's first position (a virtual token counts)
+    or over its first text token, the first position itself, the last one, or every text token.
     """
 
     path: str
     form: Literal["linear", "dense-linear"] = "linear"
     activation: Literal["tanh", "gelu"] | None = None
-    reads: Literal["pooler", "first", "last", "tokens"]
+    reads: Literal["pooler", "text-pooler", "first", "last", "tokens"]
+
+    @property
+    def reads_pooler(self) -> bool:
+        """Whether a pooler stands between the hidden state and the head."""
+        return self.reads in ("pooler", "text-pooler")
 
 
 class Fingerprint(_Part):
@@ -103,12 +133,13 @@ class PublisherManifest(_Part):
         None
     )
     problem_type: Literal["single_label", "multi_label", "regression"] | None = None
-    pool: Literal["pooler", "first", "last"] | None = None
+    pool: Literal["pooler", "text-pooler", "first", "last"] | None = None
     text_position_offset: Annotated[int, Field(ge=0)] | None = None
     prompt_task_id: Annotated[int, Field(ge=0)] | None = None  # the row of a multitask prompt
     generation: GenerationDefaults | None = None
     examples: Annotated[tuple[GoldenExample, ...], Field(max_length=64)] | None = None
     fingerprint: Fingerprint | None = None
+    backbone_trained: bool | None = None  # training also changed the backbone: taken on exactly those weights alone
     description: Annotated[str, Field(max_length=4096)] | None = None  # goes to the version record, not the artifact
 
     @classmethod
@@ -134,6 +165,9 @@ class Manifest(_Part):
     problem_type: Literal["single_label", "multi_label", "regression"] | None = None
     head: HeadModule | None = None
     text_position_offset: int | None = None  # KV prefixes: position of the first text token; default n
+    embeds_twice: Literal[True] | None = (
+        None  # the text's whole embedding stands beside `embeds`, and is embedded again
+    )
     generation: GenerationDefaults | None = None
     examples: tuple[GoldenExample, ...] | None = None
     fingerprint: Fingerprint

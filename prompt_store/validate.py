@@ -11,9 +11,11 @@ from prompt_store.artifact import EMBEDS, KV_KEY, KV_VALUE, Artifact
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
 from prompt_store.errors import ManifestError, UnfitError
 from prompt_store.head_checks import head_faults
-from prompt_store.manifest import HeadKind
+from prompt_store.manifest import NOT_SERVED, HeadKind
 from prompt_store.template import Special, Template, parse_template
 from prompt_store.value_checks import DEFAULT_LIMITS, Limits, value_faults, value_remarks
+
+EMBEDS_TWICE = frozenset({"bert", "roberta"})  # model types of P-Tuning v2's "Prompt" classes
 
 __all__ = ["Limits", "validate"]
 
@@ -29,6 +31,7 @@ def validate(artifact: Artifact, spec: BackboneSpec, limits: Limits = DEFAULT_LI
         *_template_faults(artifact, spec),
         *head_faults(artifact, spec),
         *_kind_faults(artifact, spec),
+        *_twice_faults(artifact, spec),
     ]
     if reasons:
         raise UnfitError(*reasons)
@@ -162,6 +165,8 @@ def _mask_faults(template: Template, spec: BackboneSpec) -> Iterator[str]:
 
 def _kind_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
     kind = artifact.manifest.kind
+    if kind in NOT_SERVED:
+        yield NOT_SERVED[kind]
     if kind is HeadKind.GENERATION and spec.lm_head != "causal":
         yield f"backbone {spec.name} cannot generate text: it has no causal LM head"
     if kind is HeadKind.LABEL_WORDS and spec.lm_head is None:
@@ -170,6 +175,25 @@ def _kind_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
         words, labels = artifact.manifest.label_words or {}, artifact.manifest.labels
         if labels is not None and sorted(labels) != sorted(words):
             yield f"labels {', '.join(labels[:20])} are not those of label_words: {', '.join(list(words)[:20])}"
+
+
+def _twice_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
+    if not artifact.manifest.embeds_twice:
+        return
+    if spec.model_type not in EMBEDS_TWICE:
+        yield f"{spec.name} is a {spec.model_type}; embedding twice is known for {', '.join(sorted(EMBEDS_TWICE))}"
+    if _place(artifact) != "embeds":
+        yield "the manifest says that the text is embedded twice; there are no embeds beside it"
+    template = _template_or_none(artifact)
+    if template is not None and template.num_leading_soft != template.num_soft:
+        yield "a text that is embedded twice stands behind its virtual tokens: put all soft slots in front"
+
+
+def _template_or_none(artifact: Artifact) -> Template | None:
+    try:
+        return parse_template(artifact.manifest.template)
+    except ManifestError:  # told by the template's own check
+        return None
 
 
 def _remarks(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
-from prompt_store.manifest import HeadKind, Manifest
+from prompt_store.errors import UnfitError
+from prompt_store.manifest import NOT_SERVED, HeadKind, Manifest
 from prompt_store.refs import TaskName, Version
 from server.engine.types import LoadRequest, ReadColumns, Reading, ReadSequence, ReadText, ReadTokens
 from server.text.filling import Filler, FillRules
@@ -87,3 +88,5 @@ def _reading(manifest: Manifest, columns: LabelColumns | None) -> Reading:
             return ReadColumns(columns.columns)
         case HeadKind.GENERATION:
             return ReadText()
+        case HeadKind.QUESTION_ANSWERING | HeadKind.MULTIPLE_CHOICE:
+            raise UnfitError(NOT_SERVED[manifest.kind])

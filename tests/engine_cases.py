@@ -97,9 +97,9 @@ def peft_artifact(directory: Path, spec: BackboneSpec, publisher: PublisherManif
 def reading_of(artifact: Artifact) -> Reading:
     """Return what a task of the artifact's kind reads; label words read every column."""
     match artifact.manifest.kind:
-        case HeadKind.SEQUENCE_CLASSIFICATION:
+        case HeadKind.SEQUENCE_CLASSIFICATION | HeadKind.MULTIPLE_CHOICE:
             return ReadSequence()
-        case HeadKind.TOKEN_CLASSIFICATION:
+        case HeadKind.TOKEN_CLASSIFICATION | HeadKind.QUESTION_ANSWERING:
             return ReadTokens()
         case HeadKind.LABEL_WORDS:
             return EVERY_COLUMN

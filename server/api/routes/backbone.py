@@ -7,7 +7,7 @@ from dataclasses import asdict
 from fastapi import APIRouter, Depends
 
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
-from prompt_store.manifest import HeadKind, Method
+from prompt_store.manifest import NOT_SERVED, HeadKind, Method
 from server.api.auth import tenant_access
 from server.api.schemas.common import ERRORS
 from server.api.schemas.operation import Ability, BackboneLimits, BackboneView, Fingerprint
@@ -21,6 +21,7 @@ _PLACES: dict[Method, PromptPlace | None] = {
     Method.P_TUNING: "embeds",
     Method.MULTITASK_PROMPT_TUNING: "embeds",
     Method.PREFIX_TUNING: "kv",
+    Method.P_TUNING_V2: "kv",
     Method.NONE: None,
 }
 
@@ -58,7 +59,7 @@ def _method(spec: BackboneSpec, method: Method) -> Ability:
 
 
 def _head(spec: BackboneSpec, kind: HeadKind) -> Ability:
-    reason = None
+    reason = NOT_SERVED.get(kind)
     if kind is HeadKind.GENERATION and spec.lm_head != "causal":
         reason = f"{spec.name} has no causal LM head: it cannot write text"
     elif kind is HeadKind.LABEL_WORDS and spec.lm_head is None:
