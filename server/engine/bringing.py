@@ -91,7 +91,7 @@ class Bringing:
         manifest, leading = request.artifact.manifest, request.leading
         if not self._backbone.shape.is_causal or manifest.text_position_offset is not None:
             return ()
-        if manifest.head is not None and manifest.head.reads in ("pooler", "first"):
+        if manifest.head is not None and (manifest.head.reads_pooler or manifest.head.reads == "first"):
             return ()
         if isinstance(request.reading, ReadTokens) and any(token is not None for token in leading):
             return ()
@@ -152,4 +152,5 @@ def _resident(request: LoadRequest, keys: dict[str, PartKey], parts: dict[PartKe
         reading=request.reading,
         text_position_offset=request.artifact.manifest.text_position_offset,
         part_keys=tuple(keys.values()),
+        embeds_twice=bool(request.artifact.manifest.embeds_twice),
     )

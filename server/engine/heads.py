@@ -27,7 +27,7 @@ class Head:
 
     def pooled(self, hidden: torch.Tensor, backbone_pooler: nn.Module | None) -> torch.Tensor:
         """Return what goes into the head, for the hidden states [k, hidden] at its read position."""
-        if self.module.reads != "pooler":
+        if not self.module.reads_pooler:
             return hidden.float()
         if self.pooler:
             return torch.tanh(F.linear(hidden.float(), self.pooler["dense.weight"], self.pooler.get("dense.bias")))

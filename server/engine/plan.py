@@ -6,8 +6,9 @@ is contiguous, so its queries are one view and need no padding and, mostly, no m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 
@@ -22,6 +23,7 @@ class PlannedRow:
     """What the plan needs of one row in this step.
 
     `num_past` keys stand before the row's tokens: its prefix, and for a decoding row what it wrote before.
+    `pad_id`: RoBERTa gives this token its own position and counts it for none; None: every token counts.
     """
 
     tokens: Sequence[int]
@@ -31,6 +33,7 @@ class PlannedRow:
     pool: SlotPool | None = None  # where the row's keys are kept; None for a one-shot row
     slot: int = 0
     is_decode: bool = False
+    pad_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +118,7 @@ def build_plan(rows: Sequence[PlannedRow], is_causal: bool, device: torch.device
                 num_joined += row.num_past + len(row.tokens)
             at += len(row.tokens)
     tokens = [t for i in order for t in rows[i].tokens]
-    positions = [p for i in order for p in _positions(rows[i])]
+    positions = [p for i in order for p in positions_of(rows[i].tokens, rows[i].first_position, rows[i].pad_id)]
     return StepPlan(
         groups=tuple(groups),
         order=tuple(order),
@@ -127,8 +130,12 @@ def build_plan(rows: Sequence[PlannedRow], is_causal: bool, device: torch.device
     )
 
 
-def _positions(row: PlannedRow) -> Iterable[int]:
-    return range(row.first_position, row.first_position + len(row.tokens))
+def positions_of(tokens: Sequence[int], first: int, pad_id: int | None) -> Sequence[int]:
+    """Return each token's position. RoBERTa's padding, should it stand in a text, has position `pad_id`."""
+    if pad_id is None or pad_id not in tokens:
+        return range(first, first + len(tokens))
+    counts = accumulate(token != pad_id for token in tokens)
+    return [pad_id if token == pad_id else first - 1 + count for token, count in zip(tokens, counts, strict=True)]
 
 
 def _grouped(rows: Sequence[PlannedRow]) -> list[list[int]]:

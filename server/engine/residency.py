@@ -63,6 +63,7 @@ class Resident:
     reading: Reading
     text_position_offset: int | None  # position of the first token after a KV prefix; None: after the prefix's keys
     part_keys: tuple[PartKey, ...]
+    embeds_twice: bool = False  # the text's whole embedding goes in beside the virtual tokens, and is embedded again
     num_leases: int = 0
     is_pinned: bool = False
     is_retired: bool = False  # leaves with its last lease

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from server.engine.backbone.backbone import BackboneShape
 from server.engine.errors import NeverFitsError
 from server.engine.kv import SlotPool
 from server.engine.plan import PlannedRow
@@ -57,20 +58,28 @@ class RunningRow:
         return self.vectors.num_prefix if offset is None else offset
 
     @property
+    def text_places(self) -> list[int]:
+        """Where the row's own tokens stand, between its virtual ones."""
+        soft = set(self.soft_positions)
+        return [place for place in range(len(self.input_ids)) if place not in soft]
+
+    @property
     def _num_seen(self) -> int:
         """Tokens of the row whose keys are kept already: the last one it wrote is not."""
         return len(self.input_ids) + len(self.written) - 1 if self.is_decoding else 0
 
-    def planned(self, position_base: int) -> PlannedRow:
+    def planned(self, shape: BackboneShape) -> PlannedRow:
         """Return the row as the next step's plan takes it."""
         return PlannedRow(
             tokens=[self.written[-1].token_id] if self.is_decoding else self.input_ids,
             num_past=self.vectors.num_prefix + self._num_seen,
-            first_position=self.text_offset + self._num_seen + position_base,
+            first_position=self.text_offset + self._num_seen + shape.position_base,
             prefix=None if self.is_decoding else self.vectors.prefix,
             pool=self.pool,
             slot=self.slot,
             is_decode=self.is_decoding,
+            # A text that comes as embeddings has no ids to count by: transformers numbers it straight through.
+            pad_id=None if self.soft_positions else shape.pad_id,
         )
 
     def write(self, token: Token, eos_token_ids: frozenset[int]) -> FinishReason | None:
@@ -102,7 +111,7 @@ def check_fits(row: RunningRow, max_positions: int) -> None:
     """Refuse a row that takes more positions than the backbone has. Raises NeverFitsError."""
     num_new = row.sampling.max_new_tokens if row.is_generating else 0
     before, text = row.text_offset, len(row.input_ids)
-    if not text:
+    if not text or (row.resident.embeds_twice and not row.text_places):
         raise NeverFitsError("the row is empty: its text gives no token and its template adds none")
     if before + text + num_new > max_positions:
         raise NeverFitsError(

@@ -9,9 +9,10 @@ import torch
 
 from server.engine.backbone.backbone import Backbone
 from server.engine.errors import NonFiniteError
-from server.engine.plan import StepPlan, build_plan
+from server.engine.plan import build_plan
 from server.engine.rows import RunningRow
 from server.engine.sampling import finite_rows, sample
+from server.engine.step_inputs import embeds_of, token_types_of
 from server.engine.types import ReadColumns, ReadSequence, ReadText, ReadTokens, Token
 
 RowResult = Token | torch.Tensor | NonFiniteError
@@ -52,36 +53,11 @@ class Stepper:
 
     def _forward(self, rows: Sequence[RunningRow]) -> _Read:
         backbone = self._backbone
-        planned = [row.planned(backbone.shape.position_base) for row in rows]
+        planned = [row.planned(backbone.shape) for row in rows]
         plan = build_plan(planned, backbone.shape.is_causal, backbone.device)
-        hidden = backbone.forward(plan, self._embeds(plan, rows), self._token_types(plan, rows))
+        hidden = backbone.forward(plan, embeds_of(backbone, plan, rows), token_types_of(backbone, plan, rows))
         starts = dict(zip(plan.order, plan.starts, strict=True))
         return _Read(hidden, [starts[i] for i in range(len(rows))])
-
-    def _embeds(self, plan: StepPlan, rows: Sequence[RunningRow]) -> torch.Tensor | None:
-        """Return the step as embeddings if any row brings virtual tokens in its text, else None."""
-        vectors, places = [], []
-        for index, start in zip(plan.order, plan.starts, strict=True):
-            row = rows[index]
-            if row.soft_positions and not row.is_decoding:
-                assert row.vectors.embeds is not None
-                vectors.append(row.vectors.embeds)
-                places += [start + p for p in row.soft_positions]
-        if not vectors:
-            return None
-        embeds = self._backbone.embed(plan.token_ids).clone()
-        embeds[0, torch.tensor(places, device=embeds.device)] = torch.cat(vectors).to(embeds.dtype)
-        return embeds
-
-    def _token_types(self, plan: StepPlan, rows: Sequence[RunningRow]) -> torch.Tensor | None:
-        # A tokenizer may know pairs where its backbone has one type for all: a second one would be out of its table.
-        if self._backbone.shape.num_token_types < 2 or not any(row.token_type_ids for row in rows):
-            return None
-        types: list[int] = []
-        for index in plan.order:
-            row = rows[index]
-            types += row.token_type_ids or [0] * len(row.input_ids)
-        return torch.tensor([types], device=plan.token_ids.device)
 
     def _text(self, rows: Sequence[RunningRow], read: _Read) -> Iterator[tuple[int, RowResult]]:
         mine = _reading(rows, ReadText)
@@ -118,8 +94,7 @@ class Stepper:
         for members in _by_head(rows, _reading(rows, ReadSequence)):
             head = rows[members[0]].resident.head
             assert head is not None
-            is_last = head.module.reads == "last"
-            hidden = read.at(members, [len(rows[i].input_ids) - 1 if is_last else 0 for i in members])
+            hidden = read.at(members, [_head_place(rows[i], head.module.reads) for i in members])
             logits = head.logits(head.pooled(hidden, self._backbone.pooler)).cpu()
             for index, row_logits in zip(members, logits, strict=True):
                 yield index, _finite(rows[index], row_logits)
@@ -129,7 +104,7 @@ class Stepper:
         for members in _by_head(rows, _reading(rows, ReadTokens)):
             head = rows[members[0]].resident.head
             assert head is not None
-            places = [_text_places(rows[i]) for i in members]
+            places = [rows[i].text_places for i in members]
             owners = [i for i, row_places in zip(members, places, strict=True) for _ in row_places]
             hidden = read.at(owners, [place for row_places in places for place in row_places])
             logits = head.logits(hidden.float()).cpu()
@@ -162,9 +137,10 @@ def _read_place(row: RunningRow) -> int:
     return len(row.input_ids) - 1 if row.read_position is None else row.read_position
 
 
-def _text_places(row: RunningRow) -> list[int]:
-    soft = set(row.soft_positions)
-    return [place for place in range(len(row.input_ids)) if place not in soft]
+def _head_place(row: RunningRow, reads: str) -> int:
+    if reads == "last":
+        return len(row.input_ids) - 1
+    return next(iter(row.text_places), 0) if reads == "text-pooler" else 0
 
 
 def _finite(row: RunningRow, logits: torch.Tensor) -> RowResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,11 @@ class BackboneShape:
     num_token_types: int
     is_causal: bool
 
+    @property
+    def pad_id(self) -> int | None:
+        """The token that RoBERTa gives a position of its own, and counts for none; None: every token counts."""
+        return self.position_base - 1 if self.position_base else None
+
 
 class Backbone:
     """One frozen model and its readers."""
@@ -47,6 +53,17 @@ class Backbone:
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Return word embeddings [1, T, E] of token_ids [1, T], with the model's own scaling."""
         embedded: torch.Tensor = self._embeddings(token_ids)
+        return embedded
+
+    def embed_whole(
+        self, token_ids: Sequence[int], positions: Sequence[int], token_types: Sequence[int]
+    ) -> torch.Tensor:
+        """Return [T, E]: all that BERT's embedding does to a text: words, positions, types, and its norm."""
+        given = {"input_ids": token_ids, "position_ids": positions, "token_type_ids": token_types}
+        whole = self.parts.base.embeddings(
+            **{name: torch.tensor([list(values)], device=self.device) for name, values in given.items()}
+        )
+        embedded: torch.Tensor = whole[0]
         return embedded
 
     def forward(
