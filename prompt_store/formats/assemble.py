@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,12 +18,12 @@ from prompt_store.formats.checkpoint import Reasons
 from prompt_store.formats.family import Parts
 from prompt_store.formats.heads import HeadTensors, head_module, num_labels
 from prompt_store.formats.labels import Labels, head_labels, word_labels
-from prompt_store.manifest import Fingerprint, HeadKind, HeadModule, Manifest, Method, PublisherManifest
+from prompt_store.manifest import HEADED, Fingerprint, HeadKind, HeadModule, Manifest, Method, PublisherManifest
 
-_HEADED = frozenset({HeadKind.SEQUENCE_CLASSIFICATION, HeadKind.TOKEN_CLASSIFICATION})
+_UNLABELLED = frozenset({HeadKind.QUESTION_ANSWERING, HeadKind.MULTIPLE_CHOICE})
+_NO_PROBLEM = _UNLABELLED | {HeadKind.GENERATION}
 _HEAD_NAMES = ("head.", "pooler.")
 _SAME_WORDS = (  # fields that pass from publisher or base to the manifest as they are
-    "tokenize",
     "max_length",
     "truncate",
     "truncation_side",
@@ -64,6 +64,7 @@ def assemble(sources: Sources) -> tuple[Artifact, tuple[str, ...]]:
         head = _head_module(sources, kind, head_tensors)
     labels = _labels(sources, kind, head, head_tensors, reasons)
     _expect_sense(sources, kind, reasons)
+    _expect_own_weights(sources, reasons)
     reasons.check()
     fingerprint, unverified = _fingerprint(sources)
     manifest = Manifest(
@@ -75,6 +76,7 @@ def assemble(sources: Sources) -> tuple[Artifact, tuple[str, ...]]:
         label_words=_label_words(sources) if kind is HeadKind.LABEL_WORDS else None,
         problem_type=_problem_type(sources, kind, labels),
         head=head,
+        embeds_twice=_embeds_twice(sources),
         fingerprint=fingerprint,
         **_same_words(sources, kind),
     )
@@ -101,6 +103,12 @@ def _method(sources: Sources) -> tuple[Method, int]:
     return Method.NONE, 0
 
 
+def _embeds_twice(sources: Sources) -> Literal[True] | None:
+    if sources.parts.method is not None:
+        return sources.parts.embeds_twice or None
+    return sources.base.embeds_twice if sources.base is not None else None
+
+
 def _kind(sources: Sources, reasons: Reasons) -> HeadKind:
     allowed, publisher = sources.parts.kinds, sources.publisher
     wanted = publisher.kind or (HeadKind.LABEL_WORDS if publisher.label_words else None)
@@ -124,7 +132,7 @@ def _kind(sources: Sources, reasons: Reasons) -> HeadKind:
 
 def _head(sources: Sources, kind: HeadKind, reasons: Reasons) -> dict[str, torch.Tensor]:
     sent = {name: t for name, t in sources.parts.tensors.items() if name.startswith(_HEAD_NAMES)}
-    if kind not in _HEADED:
+    if kind not in HEADED:
         reasons.expect(not sent, f"a {kind} task has no head; the file has {', '.join(sorted(sent)[:8])}")
         return {}
     has_head = any(name.startswith("head.") for name in sent)
@@ -146,7 +154,7 @@ def _head_module(sources: Sources, kind: HeadKind, tensors: Mapping[str, torch.T
         return base.head
     head = {name.removeprefix("head."): t for name, t in tensors.items() if name.startswith("head.")}
     has_pooler = any(name.startswith("pooler.") for name in tensors)
-    return head_module(HeadTensors(head, has_pooler), kind, pool, sources.spec)
+    return head_module(HeadTensors(head, has_pooler, sources.parts.reads.get(kind)), kind, pool, sources.spec)
 
 
 def _labels(
@@ -161,7 +169,7 @@ def _labels(
         from_base = base.labels if base is not None and publisher.label_words is None else None
         return word_labels(publisher.labels or from_base, _label_words(sources), reasons)
     reasons.expect(publisher.label_words is None, f"label_words are for label-words tasks; this is a {kind} task")
-    if head is None:
+    if head is None or kind in _UNLABELLED:
         reasons.expect(publisher.labels is None, f"a {kind} task has no labels; the manifest lists {publisher.labels}")
         return Labels(None)
     rows = num_labels(head, {name.removeprefix("head."): t for name, t in tensors.items()})
@@ -175,10 +183,10 @@ def _label_words(sources: Sources) -> dict[str, tuple[str, ...]] | None:
 def _expect_sense(sources: Sources, kind: HeadKind, reasons: Reasons) -> None:
     publisher = sources.publisher
     reasons.expect(
-        publisher.pool is None or kind in _HEADED, f"pool {publisher.pool!r} is for heads; a {kind} task has none"
+        publisher.pool is None or kind in HEADED, f"pool {publisher.pool!r} is for heads; a {kind} task has none"
     )
     reasons.expect(
-        publisher.problem_type is None or kind is not HeadKind.GENERATION,
+        publisher.problem_type is None or kind not in _NO_PROBLEM,
         f"problem_type {publisher.problem_type!r} is for classification; this is a {kind} task",
     )
     reasons.expect(
@@ -187,6 +195,19 @@ def _expect_sense(sources: Sources, kind: HeadKind, reasons: Reasons) -> None:
     )
     if publisher.text_position_offset is not None:
         reasons.expect(KV_KEY in _prompt(sources), "text_position_offset is for KV prefixes; this prompt is not one")
+
+
+def _expect_own_weights(sources: Sources, reasons: Reasons) -> None:
+    publisher, spec = sources.publisher, sources.spec
+    if not (sources.parts.backbone_trained or publisher.backbone_trained):
+        return
+    said = publisher.fingerprint.weights if publisher.fingerprint is not None else None
+    reasons.expect(
+        said == spec.weights_fingerprint,
+        f"its training also changed the backbone, so it is wrong on any other: the manifest's fingerprint.weights is "
+        f"{said and said[:80]}, {spec.name} has {spec.weights_fingerprint}. Serve the backbone that was saved with it, "
+        "and say its fingerprint",
+    )
 
 
 def _problem_type(sources: Sources, kind: HeadKind, labels: Labels) -> Any:
@@ -202,6 +223,8 @@ def _problem_type(sources: Sources, kind: HeadKind, labels: Labels) -> Any:
 def _template(sources: Sources, num_virtual_tokens: int) -> str:
     if sources.publisher.template is not None:
         return sources.publisher.template
+    if sources.parts.template is not None:
+        return sources.parts.template
     base = sources.base
     if base is not None and base.template != default_template(base.num_virtual_tokens):
         return base.template
@@ -222,6 +245,9 @@ def _fingerprint(sources: Sources) -> tuple[Fingerprint, tuple[str, ...]]:
 
 def _same_words(sources: Sources, kind: HeadKind) -> dict[str, Any]:
     values: dict[str, Any] = {}
+    tokenize = sources.publisher.tokenize or sources.parts.tokenize or (sources.base and sources.base.tokenize)
+    if tokenize:
+        values["tokenize"] = tokenize
     names = list(_SAME_WORDS)
     if kind is HeadKind.GENERATION:
         names.append("generation")

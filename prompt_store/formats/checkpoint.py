@@ -26,8 +26,8 @@ class Checkpoint:
 
     def describe(self) -> str:
         """Say what was seen, short enough for an error message."""
-        tensors = _shorten(f"{name} {list(t.shape)}" for name, t in sorted(self.tensors.items()))
-        fields = "no config" if self.config is None else f"config fields: {_shorten(sorted(map(str, self.config)))}"
+        tensors = shorten(f"{name} {list(t.shape)}" for name, t in sorted(self.tensors.items()))
+        fields = "no config" if self.config is None else f"config fields: {shorten(sorted(map(str, self.config)))}"
         return f"saw tensors: {tensors}; {fields}"
 
 
@@ -72,7 +72,8 @@ class Reasons:
         raise CheckpointError(*self._reasons)
 
 
-def _shorten(names: Iterable[str]) -> str:
+def shorten(names: Iterable[str]) -> str:
+    """List names for a message: the first few, each of them short."""
     shown = [_clip(name) for name in names]
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     return (", ".join(shown[:_SHOWN]) + more) or "none"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import CheckpointError
 from prompt_store.formats.checkpoint import Checkpoint
+from prompt_store.formats.heads import Reads
 from prompt_store.manifest import HeadKind, Manifest, Method, PublisherManifest
 
 
@@ -18,7 +20,8 @@ class Parts:
     """What a checkpoint held, baked and under canonical names.
 
     `method` is None when it brought no soft prompt. `kinds` are the kinds of task it can be, best first; empty when
-    the file does not say. `manifest` is set only by a file that carries a whole one.
+    the file does not say. `template` and `tokenize` are what the family's training did, and `reads` says where its
+    one-layer heads read, by kind. `manifest` is set only by a file that carries a whole one.
     """
 
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
@@ -26,6 +29,11 @@ class Parts:
     num_virtual_tokens: int = 0
     kinds: tuple[HeadKind, ...] = ()
     labels: tuple[str, ...] | None = None
+    template: str | None = None
+    tokenize: Literal["whole", "pieces"] | None = None
+    reads: Mapping[HeadKind, Reads] = field(default_factory=dict)
+    embeds_twice: bool = False
+    backbone_trained: bool = False  # the training changed the backbone too: right on those weights alone
     manifest: Manifest | None = None
     checks: tuple[str, ...] = ()
 

@@ -14,10 +14,10 @@ import torch
 
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats.checkpoint import Reasons
-from prompt_store.manifest import HeadKind, HeadModule
+from prompt_store.manifest import READS_TOKENS, HeadKind, HeadModule
 
-Reads = Literal["pooler", "first", "last", "tokens"]
-Pool = Literal["pooler", "first", "last"]
+Reads = Literal["pooler", "text-pooler", "first", "last", "tokens"]
+Pool = Literal["pooler", "text-pooler", "first", "last"]
 
 _POOLED = frozenset({"bert", "albert", "ernie", "megatron-bert", "rembert"})  # one Linear over the pooler's output
 _DENSE_ACTIVATION: dict[str, Literal["tanh", "gelu"]] = {  # dense, activation, out_proj over the first position
@@ -35,10 +35,11 @@ _PLAIN_TOKENS = _POOLED | _DENSE_ACTIVATION.keys() | {"distilbert", "deberta", "
 
 @dataclass(frozen=True, slots=True)
 class HeadTensors:
-    """The trained head, by names below `head.`, and whether a pooler came with it."""
+    """The trained head, by names below `head.`, whether a pooler came too, and where its family reads, if it says."""
 
     tensors: Mapping[str, torch.Tensor]
     has_pooler: bool
+    reads: Reads | None = None
 
     def describe(self) -> str:
         """Name the tensors for a message."""
@@ -49,7 +50,8 @@ def head_module(head: HeadTensors, kind: HeadKind, pool: Pool | None, spec: Back
     """Return where this head stands and what it reads. Raises CheckpointError with every reason."""
     reasons = Reasons()
     path, form = _place(head, reasons)
-    reads = _reads(form, kind, pool, spec, reasons)
+    is_own = pool is None and form == "linear" and head.reads is not None
+    reads = head.reads if is_own and head.reads else _reads(form, kind, pool, spec, reasons)
     activation = _DENSE_ACTIVATION.get(spec.model_type) if form == "dense-linear" else None
     if form == "dense-linear":
         reasons.expect(
@@ -57,7 +59,7 @@ def head_module(head: HeadTensors, kind: HeadKind, pool: Pool | None, spec: Back
             f"the activation between {path}.dense and {path}.out_proj is not known for model type {spec.model_type!r}; "
             f"known are {', '.join(_DENSE_ACTIVATION)}",
         )
-    if reads == "pooler":
+    if reads in ("pooler", "text-pooler"):
         reasons.expect(
             spec.has_pooler or head.has_pooler,
             f"head {path!r} reads the pooler, which is neither in backbone {spec.name} nor in the file: "
@@ -104,15 +106,13 @@ def _accounts_for(head: HeadTensors, layers: tuple[str, ...], weights: set[str])
 def _reads(
     form: Literal["linear", "dense-linear"], kind: HeadKind, pool: Pool | None, spec: BackboneSpec, reasons: Reasons
 ) -> Reads:
-    if kind is HeadKind.TOKEN_CLASSIFICATION:
-        reasons.expect(
-            pool is None, f"pool {pool!r} is for sequence classification; a token classifier reads every token"
-        )
+    if kind in READS_TOKENS:
+        reasons.expect(pool is None, f"pool {pool!r} is for one vector a row; a {kind} head reads every token")
         reasons.expect(
             spec.is_causal or spec.model_type in _PLAIN_TOKENS,
-            f"token classifiers of model type {spec.model_type!r} have layers before the head that no adapter saves",
+            f"{kind} heads of model type {spec.model_type!r} have layers before the head that no adapter saves",
         )
-        reasons.expect(form == "linear", "a token classifier is one Linear; the file has dense and out_proj")
+        reasons.expect(form == "linear", f"a {kind} head is one Linear; the file has dense and out_proj")
         return "tokens"
     if pool is not None:
         return pool

@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 
-from prompt_store.artifact import EMBEDS, KV_KEY, KV_VALUE
+from prompt_store.artifact import EMBEDS
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import CheckpointError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
 from prompt_store.formats.family import Family, Parts
 from prompt_store.formats.peft_config import PeftFields, read_fields
 from prompt_store.formats.peft_modules import saved_modules
+from prompt_store.formats.prefix_layout import per_layer
 from prompt_store.manifest import Method, PublisherManifest
 
 _PROMPT = "prompt_embeddings"
@@ -77,7 +78,7 @@ def _bake_plain(tensors: Mapping[str, torch.Tensor], fields: PeftFields, context
 
 
 def _bake_prefix(tensors: Mapping[str, torch.Tensor], fields: PeftFields, context: _Context) -> _Baked:
-    """PREFIX_TUNING: e = view(n, 2L, h, d).permute(1, 2, 0, 3); layer i has K = e[2i], V = e[2i + 1]."""
+    """PREFIX_TUNING: keys and values side by side, layer after layer."""
     prompt = tensors[_PROMPT]
     if not _is_matrix(prompt, fields, context.reasons):
         return {}
@@ -93,9 +94,7 @@ def _bake_prefix(tensors: Mapping[str, torch.Tensor], fields: PeftFields, contex
     )
     if not fits:
         return {}
-    pairs = prompt.detach().view(fields.num_virtual_tokens, 2 * layers, heads, fields.token_dim // heads)
-    pairs = pairs.permute(1, 2, 0, 3)  # [2L, h, n, d]
-    return {KV_KEY: pairs[0::2].contiguous(), KV_VALUE: pairs[1::2].contiguous()}
+    return per_layer(prompt, layers, heads)
 
 
 def _bake_multitask(tensors: Mapping[str, torch.Tensor], fields: PeftFields, context: _Context) -> _Baked:

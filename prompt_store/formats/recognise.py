@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from prompt_store.errors import CheckpointError
-from prompt_store.formats import bare, canonical, peft
+from prompt_store.formats import (
+    bare,
+    canonical,
+    peft,
+    ptuning_v1_fewshot,
+    ptuning_v1_lama,
+    ptuning_v2,
+    ptuning_v2_prompt,
+)
 from prompt_store.formats.checkpoint import Checkpoint
 from prompt_store.formats.family import Family
 from prompt_store.formats.refused import NOT_TAKEN
 
-FAMILIES: tuple[Family, ...] = (peft.FAMILY, canonical.FAMILY, *NOT_TAKEN, bare.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    peft.FAMILY,
+    canonical.FAMILY,
+    ptuning_v1_lama.FAMILY,
+    ptuning_v1_fewshot.FAMILY,
+    ptuning_v2.FAMILY,
+    ptuning_v2_prompt.FAMILY,
+    *NOT_TAKEN,
+    bare.FAMILY,
+)
 
 
 def recognise(checkpoint: Checkpoint) -> Family:

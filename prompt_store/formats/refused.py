@@ -32,18 +32,6 @@ def _contains(*pieces: str, unless: tuple[str, ...] = ()) -> Callable[[Checkpoin
     return claim
 
 
-def _claims_ptuning_v1(checkpoint: Checkpoint) -> str | None:
-    names = checkpoint.tensors.keys()
-    has_encoder = any(name.removeprefix("embedding.").startswith(("lstm_head.", "mlp_head.")) for name in names)
-    has_table = bool(names & {"embedding.weight", "embedding.embedding.weight"})
-    return "tensors 'embedding.weight' and 'lstm_head' or 'mlp_head'" if has_encoder and has_table else None
-
-
-def _claims_few_shot(checkpoint: Checkpoint) -> str | None:
-    names = checkpoint.tensors.keys()
-    return "tensor 'prompt_embeddings.weight'" if "prompt_embeddings.weight" in names else None
-
-
 def _claims_peft_alone(checkpoint: Checkpoint) -> str | None:
     has_type = checkpoint.config is not None and "peft_type" in checkpoint.config
     return "tensor 'prompt_embeddings'" if "prompt_embeddings" in checkpoint.tensors and not has_type else None
@@ -57,9 +45,7 @@ def _claims_lora(checkpoint: Checkpoint) -> str | None:
 
 NOT_TAKEN: tuple[Family, ...] = (
     not_taken("nemo", _contains("prompt_table"), _LATER),
-    not_taken("ptuning-few-shot", _claims_few_shot, "its training also changed the backbone; " + _LATER),
     not_taken("chatglm", _starts("transformer.prefix_encoder."), _LATER),
-    not_taken("ptuning-v2", _starts("prefix_encoder."), _LATER),
     not_taken(
         "prefix-tuning-original", _contains("control_trans", unless=("decoder_control_trans", "prompt_model.")), _LATER
     ),
@@ -70,7 +56,6 @@ NOT_TAKEN: tuple[Family, ...] = (
         ),
         _LATER,
     ),
-    not_taken("ptuning-v1", _claims_ptuning_v1, _LATER),
     not_taken("t5x", _starts("encoder.prompt.", "decoder.prompt."), _LATER),
     not_taken(
         "peft-without-config",

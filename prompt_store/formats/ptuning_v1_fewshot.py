@@ -1,0 +1,58 @@
+"""P-Tuning v1 on SuperGLUE (few-shot, PET): `embeddings.pth` as one dict of tensors. The backbone was trained as well.
+
+Tensors: `prompt_embeddings.weight` `[p, E]`; LSTM form `lstm_head.*` (two layers, both ways, hidden E), `mlp_head.0`
+`[E, 2E]`, `mlp_head.2` `[E, E]`; MLP form `mlp.0`, `mlp.2` `[E, E]` (or under `mlp_head`).
+Math: P = mlp_head(lstm_head(prompt_embeddings)), or mlp(prompt_embeddings). Layouts are the task's patterns, tokenised
+part by part; nothing in the file says which.
+Source: THUDM/P-tuning, `PT-Fewshot/pet/wrapper.py`, `pet/tasks.py`.
+"""
+
+from __future__ import annotations
+
+from prompt_store.artifact import EMBEDS
+from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.encoders import run_prompt_encoder
+from prompt_store.formats.checkpoint import Checkpoint, Reasons, shorten
+from prompt_store.formats.family import Family, Parts
+from prompt_store.formats.table import below, read_table
+from prompt_store.manifest import HeadKind, Method, PublisherManifest
+
+_TABLE = "prompt_embeddings.weight"
+_LSTM, _MLP, _LONE_MLP = "lstm_head.", "mlp_head.", "mlp."
+
+
+def claim(checkpoint: Checkpoint) -> str | None:
+    """Return the evidence: the table under the name that only this training uses."""
+    return f"tensor {_TABLE!r}" if _TABLE in checkpoint.tensors else None
+
+
+def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: BackboneSpec) -> Parts:
+    """Run the encoder once. Raises CheckpointError with every reason."""
+    reasons, tensors = Reasons(), checkpoint.tensors
+    strangers = sorted(n for n in tensors if n != _TABLE and not n.startswith((_LSTM, _MLP, _LONE_MLP)))
+    reasons.expect(not strangers, f"the file has more than an encoder: {shorten(strangers)}")
+    table = read_table(tensors, _TABLE, spec, reasons)
+    reasons.expect(
+        publisher.template is not None,
+        f"nobody says where the {len(table)} virtual tokens stand: say template in the manifest, "
+        "for example '<cls>{premise} Question: {hypothesis}?<soft:1> Answer: <mask>.<sep>'",
+    )
+    reasons.check()
+    mlps = below(_MLP, tensors) | below(_LONE_MLP, tensors)
+    prompt = run_prompt_encoder(table, below(_LSTM, tensors), mlps)
+    return Parts(
+        {EMBEDS: prompt},
+        Method.P_TUNING,
+        len(prompt),
+        (HeadKind.LABEL_WORDS,),
+        tokenize="pieces",
+        backbone_trained=True,
+    )
+
+
+FAMILY = Family(
+    "ptuning-few-shot",
+    "P-Tuning v1 (few-shot): prompt_embeddings.weight with its encoder, on the backbone that was trained with it",
+    claim,
+    convert,
+)
