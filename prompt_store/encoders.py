@@ -21,7 +21,7 @@ _LSTM_NAME = re.compile(r"(?:weight|bias)_(?:ih|hh)_l([0-9]{1,2})(?:_reverse)?")
 _Shapes = dict[str, tuple[int, ...]]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def run_mlp(inputs: torch.Tensor, tensors: Mapping[str, torch.Tensor], activation: Activation) -> torch.Tensor:
     """Return [rows, out] of inputs [rows, in] through Linear `0`, the activation, Linear `2`.
 
@@ -36,10 +36,10 @@ def run_mlp(inputs: torch.Tensor, tensors: Mapping[str, torch.Tensor], activatio
     }
     _expect_shapes("MLP", tensors, expected)
     middle = _ACTIVATIONS[activation](_linear(inputs.float(), tensors, "0"))
-    return _linear(middle, tensors, "2").clone()
+    return _linear(middle, tensors, "2")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def run_bilstm(inputs: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return [rows, 2 * hidden] of inputs [rows, in], read as one sequence by a bidirectional LSTM.
 
@@ -52,7 +52,7 @@ def run_bilstm(inputs: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> tor
         lstm = nn.LSTM(inputs.shape[-1], hidden, layers, batch_first=True, bidirectional=True)
     lstm.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     output: torch.Tensor = lstm.eval()(inputs.float()[None])[0][0]
-    return output.clone()
+    return output
 
 
 def run_prompt_encoder(

@@ -53,6 +53,15 @@ NAMES = (
     "pooler.dense.bias",
     "manifest",
     "prefix_encoder.embedding.weight",
+    "prefix_encoder.trans.0.weight",
+    "prefix_encoder.weight",
+    "bert.pooler.dense.weight",
+    "classifier.weight",
+    "qa_outputs.weight",
+    "embedding.weight",
+    "lstm_head.weight_hh_l0",
+    "mlp_head.0.weight",
+    "prompt_embeddings.weight",
 )
 shapes = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 8, 16, 32, 96]), max_size=4).filter(
     lambda s: _product(s) <= 40_000

@@ -25,6 +25,8 @@ ONE = torch.zeros(2, 3)
         ({"prompt_embeddings.weight": ONE, "lstm_head.weight_ih_l0": ONE}, None, "ptuning-few-shot"),
         ({"transformer.prefix_encoder.embedding.weight": ONE}, None, "chatglm"),
         ({"prefix_encoder.embedding.weight": ONE, "classifier.weight": ONE}, None, "ptuning-v2"),
+        ({"prefix_encoder.weight": ONE, "classifier.weight": ONE}, None, "ptuning-v2-prompt"),
+        ({"embedding.embedding.weight": ONE, "embedding.mlp_head.0.weight": ONE}, None, "ptuning-v1"),
         ({"control_trans.0.weight": ONE, "wte.weight": ONE}, None, "prefix-tuning-original"),
         ({"decoder_control_trans.0.weight": ONE, "decoder_wte.weight": ONE}, None, "openprompt"),
         ({"soft_embeds": ONE}, None, "openprompt"),
@@ -40,9 +42,7 @@ def test_each_family_is_known_by_its_own_signs(
     assert recognise(Checkpoint(tensors, config)).name == family
 
 
-@pytest.mark.parametrize(
-    "name", ["prompt_table.x", "prefix_encoder.embedding.weight", "soft_embeds", "x.lora_A.weight"]
-)
+@pytest.mark.parametrize("name", ["prompt_table.x", "transformer.prefix_encoder.x", "soft_embeds", "x.lora_A.weight"])
 def test_family_that_is_not_taken_is_refused_by_name(name: str) -> None:
     checkpoint = Checkpoint({name: ONE})
     with pytest.raises(CheckpointError) as caught:
