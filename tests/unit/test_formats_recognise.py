@@ -89,7 +89,7 @@ def test_control_characters_do_not_reach_the_message() -> None:
 @pytest.mark.parametrize(
     ("raw", "match"),
     [
-        (b"{", "not valid"),
+        (b"{", "do not match"),
         (b"[1]", "a JSON list"),
         (b'{"a": 1, "a": 2}', "twice"),
         (b'{"a": ' + b"[" * 20 + b"]" * 20 + b"}", "deeper"),

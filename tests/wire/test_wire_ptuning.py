@@ -1,0 +1,121 @@
+"""P-Tuning's originals, published over HTTP as their training saved them, answer as their modules do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from engine_cases import backbone_directory
+from ptuning_cases import FewShotEncoder, LamaEncoder, PrefixModel, PromptModel, TaskModel, saved
+from safetensors.torch import save
+from tiny_tokenizers import bert_tokenizer
+from transformers import AutoModelForMaskedLM
+from wire_server import serving
+
+from prompt_store.formats import Checkpoint
+from prompt_store.manifest import HeadKind
+from server.app import create_app
+from server.settings import Settings
+
+TEXT = "a good film"
+SEQUENCE = HeadKind.SEQUENCE_CLASSIFICATION
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return backbone_directory("bert", tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def client(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    settings = Settings(
+        backbone=str(backbone),
+        store=(tmp_path_factory.mktemp("house") / "store").as_uri(),
+        port=0,
+        dtype="float32",
+        device="cpu",
+        num_threads=1,
+    )
+    with (
+        serving(create_app(settings), settings) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=50, trust_env=False) as opened,
+    ):
+        yield opened
+
+
+def push(client: httpx.Client, task: str, checkpoint: Checkpoint, **manifest: Any) -> httpx.Response:
+    files = {"weights": save(dict(checkpoint.tensors)), "manifest": json.dumps(manifest).encode()}
+    if checkpoint.config is not None:
+        files["config"] = json.dumps(checkpoint.config).encode()
+    return client.post(f"/v1/tasks/{task}/versions", files=files)
+
+
+def scores(client: httpx.Client, task: str) -> dict[str, float]:
+    answer = client.post("/v1/infer", json={"task_id": task, "inputs": TEXT})
+    assert answer.status_code == 200, answer.text
+    return {one["label"]: one["score"] for one in answer.json()["outputs"][0]["scores"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "fmt"),
+    [
+        ("prefix", PrefixModel("bert", SEQUENCE), "ptuning-v2"),
+        ("projected", PrefixModel("bert", SEQUENCE, is_projected=True, seed=1), "ptuning-v2"),
+        ("prompt", PromptModel("bert", SEQUENCE), "ptuning-v2-prompt"),
+    ],
+)
+def test_a_trained_model_answers_as_in_training(client: httpx.Client, name: str, model: TaskModel, fmt: str) -> None:
+    published = push(client, name, model.checkpoint(), labels=["a", "b", "c"])
+    assert published.status_code == 201, published.text
+    assert published.json()["format"] == fmt
+    encoded = bert_tokenizer()(TEXT)
+    live = model(encoded["input_ids"], encoded["token_type_ids"]).softmax(-1).tolist()
+    assert scores(client, name) == pytest.approx(dict(zip("abc", live, strict=True)), abs=1e-5)
+
+
+def test_lama_reads_its_words_at_the_mask(client: httpx.Client, backbone: Path) -> None:
+    encoder, tokenizer = LamaEncoder(6, 32), bert_tokenizer()
+    checkpoint = Checkpoint(saved(encoder), {"template": "(1, 3, 2)"})
+    published = push(client, "lama", checkpoint, label_words={"good": ["good"], "bad": ["bad"]})
+    assert published.status_code == 201, published.text
+    ids = tokenizer.convert_tokens_to_ids(["[CLS]", "[PAD]", "[MASK]", *["[PAD]"] * 3])
+    ids += tokenizer(TEXT, add_special_tokens=False)["input_ids"]
+    soft = [1, 3, 4, 5, len(ids), len(ids) + 1]
+    ids += tokenizer.convert_tokens_to_ids(["[PAD]", "[PAD]", "[SEP]"])
+    with torch.inference_mode():
+        model = AutoModelForMaskedLM.from_pretrained(backbone).eval()
+        embeds = model.get_input_embeddings()(torch.tensor([ids]))
+        embeds[0, soft] = encoder()
+        words = tokenizer.convert_tokens_to_ids(["good", "bad"])
+        live = model(inputs_embeds=embeds).logits[0, 2, words].softmax(-1).tolist()
+    assert scores(client, "lama") == pytest.approx(dict(zip(("good", "bad"), live, strict=True)), abs=1e-5)
+
+
+def test_few_shot_is_taken_on_the_weights_it_was_trained_with(client: httpx.Client) -> None:
+    fingerprint = client.get("/v1/backbone").json()["fingerprint"]
+    checkpoint = Checkpoint(saved(FewShotEncoder(1, 32)))
+    said: dict[str, Any] = {
+        "template": "<cls>{text}?<soft:1> Answer: <mask>.<sep>",
+        "label_words": {"good": ["good"], "bad": ["bad"]},
+    }
+    refused = push(client, "few", checkpoint, **said)
+    assert refused.status_code == 422
+    assert "also changed the backbone" in refused.json()["error"]["message"]
+    taken = push(client, "few", checkpoint, **said, fingerprint=fingerprint)
+    assert taken.status_code == 201, taken.text
+    assert set(scores(client, "few")) == {"good", "bad"}
+
+
+@pytest.mark.parametrize("kind", [HeadKind.QUESTION_ANSWERING, HeadKind.MULTIPLE_CHOICE])
+def test_kinds_without_a_public_answer_are_refused_by_name(client: httpx.Client, kind: HeadKind) -> None:
+    refused = push(client, "later", PrefixModel("bert", kind).checkpoint())
+    assert refused.status_code == 422
+    assert f"{kind} tasks are converted but not served yet" in refused.json()["error"]["message"]
+    head = client.get("/v1/backbone").json()["heads"][kind.value]
+    assert not head["supported"]
+    assert "not served yet" in head["reason"]
