@@ -130,7 +130,7 @@ def test_alone_and_in_a_mixed_step(engine_of: Callable[[str], Engine], name: str
 
     def rows(one: Original) -> list[RunningRow]:
         request = one.request(engine)
-        resident = bringing.bring(request, {}).resident
+        resident = bringing.bring(request, bringing.part_keys(request), {}).resident
         inputs = [with_prompt(request, row) for row in one.rows]
         return [RunningRow(resident, row, SamplingParams(), engine.spec.vocab_size) for row in inputs]
 

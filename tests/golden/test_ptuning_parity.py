@@ -75,7 +75,7 @@ async def test_ptuning_v2_alone_and_mixed(engine_of: Callable[[str], Engine], ar
     for name, build in MODELS.items():
         model = build(arch)
         request = request_of(name, model.checkpoint(is_whole), engine)
-        resident = bringing.bring(request, {}).resident
+        resident = bringing.bring(request, bringing.part_keys(request), {}).resident
         for length in LENGTHS:
             ids, types = text(length, arch)
             row = row_input(request, ids, types)
