@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from parity import parity_lines
 
 torch.set_num_threads(1)
 
@@ -12,3 +13,9 @@ torch.set_num_threads(1)
 def anyio_backend() -> str:
     """Run `@pytest.mark.anyio` tests on asyncio, the only loop that softmux serves on."""
     return "asyncio"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how near the logits came to their references."""
+    for line in parity_lines():
+        terminalreporter.write_line(line)

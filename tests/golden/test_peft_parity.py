@@ -19,6 +19,7 @@ from engine_cases import (
     row_of,
     running,
 )
+from parity import assert_within
 from peft import PeftModel
 from peft_cases import DECODERS, PEFT_TYPES, load_peft, save_peft
 
@@ -57,11 +58,6 @@ def peft_logits(model: PeftModel, peft_type: str, ids: list[int]) -> torch.Tenso
     return logits if logits.dim() == 1 else logits[-len(ids) :]
 
 
-def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max()
-
-
 @pytest.mark.anyio
 @pytest.mark.parametrize("peft_type", PEFT_TYPES)
 @pytest.mark.parametrize(("arch", "task_type"), HEADS)
@@ -78,8 +74,7 @@ async def test_heads_read_what_peft_reads(
         for seed, length in enumerate(LENGTHS):
             ids = random_ids(length, seed)
             outcome = await answer(live, request, row_of(request, ids))
-            assert outcome.logits is not None
-            assert_close(outcome.logits, peft_logits(model, peft_type, ids))
+            assert_within(outcome.logits, peft_logits(model, peft_type, ids), TOLERANCE, f"PEFT on {arch}, heads")
 
 
 @pytest.mark.anyio
@@ -97,8 +92,8 @@ async def test_next_token_and_greedy_text_are_pefts(
         for seed, length in enumerate(LENGTHS):
             ids = random_ids(length, seed)
             read = await answer(live, words, row_of(words, ids))
-            assert read.logits is not None
-            assert_close(read.logits, peft_logits(model, peft_type, ids)[-1])
+            wanted = peft_logits(model, peft_type, ids)[-1]
+            assert_within(read.logits, wanted, TOLERANCE, f"PEFT on {arch}, next token")
             written = await answer(live, text, row_of(text, ids), SamplingParams(max_new_tokens=64, ignore_eos=True))
             assert [token.token_id for token in written.tokens] == peft_text(model, peft_type, ids)
 

@@ -22,6 +22,7 @@ from engine_cases import (
     row_of,
     running,
 )
+from parity import assert_within
 from peft import PeftModel
 from peft_cases import peft_remarks_ignored
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -64,11 +65,6 @@ def truth(model: PeftModel, ids: list[int]) -> torch.Tensor:
     return logits if logits.dim() == 1 else logits[-1]
 
 
-def assert_close(ours: torch.Tensor | None, theirs: torch.Tensor) -> None:
-    assert ours is not None
-    assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max()
-
-
 @pytest.mark.parametrize("name", ["stories260k-prompt", "stories260k-prefix", "stories260k-ptuning"])
 async def test_a_story_is_told_as_peft_tells_it(name: str) -> None:
     backbone = SHARED / "models" / "stories260k"
@@ -95,7 +91,8 @@ async def test_minilm_heads(task: str, num_labels: int) -> None:
         request = load_request(task, peft_artifact(prompt, engine.spec, PublisherManifest()))
         for text in lines(f"vader/{task}.test.jsonl", 50):
             ids = tokenizer(text, truncation=True, max_length=64).input_ids
-            assert_close((await answer(engine, request, row_of(request, ids))).logits, truth(model, ids))
+            found = (await answer(engine, request, row_of(request, ids))).logits
+            assert_within(found, truth(model, ids), TOLERANCE, f"PEFT on MiniLM, {task}")
 
 
 @pytest.mark.slow
@@ -111,4 +108,4 @@ async def test_smollm2_label_words() -> None:
         for text in lines("vader/sentiment.test.jsonl", 20):
             ids = tokenizer(f"Review: {text}\nSentiment:").input_ids
             outcome = await answer(engine, request, row_of(request, ids))
-            assert_close(outcome.logits, truth(model, ids)[columns])
+            assert_within(outcome.logits, truth(model, ids)[columns], TOLERANCE, "PEFT on SmolLM2, label words")
