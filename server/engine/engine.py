@@ -27,6 +27,8 @@ from server.engine.bringing import Bringing, Brought
 from server.engine.errors import EngineDeadError, NeverFitsError
 from server.engine.job import Job
 from server.engine.kv import KVMemory, KVShape
+from server.engine.messages import Abort, Arrival
+from server.engine.observer import StepObserver
 from server.engine.residency import Lease, Residency, VersionKey
 from server.engine.rows import RunningRow, check_fits
 from server.engine.scheduler import Scheduler, SchedulerLimits, Waiting
@@ -35,7 +37,7 @@ from server.engine.step import Stepper
 from server.engine.stream import Delivery, RowStream
 from server.engine.trial import Trial
 from server.engine.types import EngineState, LoadRequest, RowInput, RowRequest
-from server.engine.worker import Abort, Arrival, StepObserver, Worker, WorkerParts
+from server.engine.worker import Worker, WorkerParts
 
 T = TypeVar("T")
 

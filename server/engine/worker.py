@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 
@@ -22,6 +21,8 @@ from server.engine.admission import Admission
 from server.engine.errors import DeadlineError, EngineDeadError, EngineError, OutOfMemoryError
 from server.engine.job import Job, is_out_of_memory
 from server.engine.kv import KVMemory
+from server.engine.messages import Abort, Arrival, Message
+from server.engine.observer import StepObserver
 from server.engine.rows import RunningRow
 from server.engine.scheduler import Scheduler, Waiting
 from server.engine.step import RowResult, Stepper
@@ -32,41 +33,6 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 0.25  # how long an idle worker waits before it shows that it lives
 STOP_S = 30.0  # how long a step may take to end when the process is to end
-
-
-class StepObserver(Protocol):
-    """Whoever counts. Called on the worker thread, once a step."""
-
-    def step(self, num_rows: int, num_tokens: int, num_tasks: int, seconds: float) -> None:
-        """Count one step."""
-        ...
-
-    def row_failed(self, reason: str) -> None:
-        """Count a row that failed: "nonfinite", "memory", "deadline", "dead"."""
-        ...
-
-    def evicted(self, reason: str) -> None:
-        """Count a version that left the device: "budget", "unload"."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Arrival:
-    """A row that was let in."""
-
-    waiting: Waiting
-    row: RunningRow
-
-
-@dataclass(frozen=True, slots=True)
-class Abort:
-    """A row that nobody waits for any longer."""
-
-    row_id: int
-
-
-Message = Arrival | Abort | Job | None
-"""What the worker is told; None: stop."""
 
 
 @dataclass(slots=True, eq=False)
