@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,12 +75,16 @@ async def test_a_device_that_is_gone_cannot_keep_rows_from_their_answer(
     lease = engine.lease(request.task, request.version)
     assert lease is not None
 
+    submitted = threading.Event()
+
     def fail(*_: object) -> None:
+        submitted.wait()  # a dead worker would take no second row
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     engine._stepper.run = fail  # type: ignore[method-assign,assignment]
     engine._memory.release = fail  # type: ignore[method-assign]
     streams = [engine.submit(RowRequest(lease, row_of(request, [5, 6]))) for _ in range(2)]
+    submitted.set()
     for stream in streams:
         with pytest.raises(EngineDeadError, match="failed and is about to be replaced"):
             await stream.outcome()
