@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from prompt_store.errors import SoftmuxError
 from server.app import OpenParts, create_app, end_requests
 from server.parts import open_parts
 from server.settings import Settings
@@ -35,11 +39,29 @@ def serve(settings: Settings, *, open_parts: OpenParts = open_parts) -> int:
         server.should_exit = True
 
     app = create_app(settings, on_worker_death=on_worker_death, open_parts=open_parts)
-    server = OrderlyServer(uvicorn_config(app, settings), lambda: end_requests(app), settings.shutdown_timeout_s)
+    server = OrderlyServer(
+        uvicorn_config(plain_start(app), settings), lambda: end_requests(app), settings.shutdown_timeout_s
+    )
     # uvicorn raises the signal again when it has shut down in order; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    server.run()
+    with contextlib.suppress(SystemExit):  # how uvicorn ends when the application could not start
+        server.run()
     return 1 if deaths or not server.started else 0
+
+
+def plain_start(app: ASGIApp) -> ASGIApp:
+    """Have a start that was refused (no such backbone, a broken store) told in one line: its traceback helps nobody."""
+
+    async def started(scope: Scope, receive: Receive, send: Send) -> None:
+        async def tell(message: Message) -> None:
+            error = sys.exc_info()[1]  # Starlette tells it while it handles it
+            if message["type"] == "lifespan.startup.failed" and isinstance(error, SoftmuxError):
+                message = {**message, "message": f"cannot start: {error}"}
+            await send(message)
+
+        await app(scope, receive, tell if scope["type"] == "lifespan" else send)
+
+    return started
 
 
 def uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:

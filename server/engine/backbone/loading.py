@@ -53,7 +53,9 @@ def load_parts(directory: str, dtype: torch.dtype | None, device: torch.device) 
     if faults:
         raise BackboneRefusedError(f"backbone {directory!r} is refused: {'; '.join(faults)}")
     register_attention()
-    transformers_logging.disable_progress_bar()  # it would break the server's log, one JSON object a line
+    # Both would break the server's log, one JSON object a line; what is missing in the files is found out below.
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory)
         model, missing = _load_model(directory, config, dtype)

@@ -98,6 +98,8 @@ def test_versions_and_aliases(softmux: Softmux, folders: Path) -> None:
     assert softmux("infer", "turn", "hi", "--json").json["version"] == second
     assert first[7:19] in softmux("show", "turn").out
     assert "default/turn" in softmux("ls", "turn").out
+    assert "default/turn" in softmux("ls", "default/").out
+    assert "no tasks here" in softmux("ls", "elsewhere/").out
 
 
 def test_what_does_not_fit_is_refused_with_its_reason(softmux: Softmux, folders: Path) -> None:
