@@ -82,7 +82,8 @@ class Backbone:
         if plan.num_calls != self.shape.num_layers:
             raise BackboneRefusedError(
                 f"{self.parts.config.model_type} called our attention {plan.num_calls} times in a forward pass; "
-                f"expected once for each of its {self.shape.num_layers} layers"
+                f"expected once for each of its {self.shape.num_layers} layers. It keeps its attention to itself, so "
+                "softmux cannot serve it: choose a backbone behind transformers' attention interface (GPT-2, BERT, ..)"
             )
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden
