@@ -12,11 +12,8 @@ __all__ = ["PROMPTS", "curls", "parts", "prompt_folders", "publish"]
 
 PROMPTS = Path(__file__).parent / "prompts"
 
-_FILES = {
-    "weights": "adapter_model.safetensors",
-    "config": "adapter_config.json",
-    "manifest": "manifest.json",
-}
+# PEFT calls them adapter_model.safetensors and adapter_config.json, the authors of P-Tuning model and config.
+_FILES = {"weights": "*.safetensors", "config": "*config.json", "manifest": "manifest.json"}
 
 
 def prompt_folders(backbone: BackboneName) -> list[Path]:
@@ -26,7 +23,12 @@ def prompt_folders(backbone: BackboneName) -> list[Path]:
 
 def parts(folder: Path) -> dict[str, bytes]:
     """Return a prompt as the parts of a publish."""
-    return {part: (folder / file).read_bytes() for part, file in _FILES.items()}
+    return {part: _only(folder, pattern).read_bytes() for part, pattern in _FILES.items()}
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    (found,) = folder.glob(pattern)
+    return found
 
 
 def publish(backbone: BackboneName, url: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -10,24 +9,22 @@ from safetensors.torch import load
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
-from prompt_store.formats import Checkpoint, convert
-from prompt_store.manifest import PublisherManifest
+from prompt_store.formats import Checkpoint, convert, read_config
+from prompt_store.manifest import Method, PublisherManifest
 from server.demo.publish import parts
 
-_TRAINED_MODULES = "base_model."  # PEFT's name for what was trained besides the prompt
 _SOFT_SLOT = re.compile(r"<soft:\d+>")
 
 
 def without_prompt(folder: Path, spec: BackboneSpec) -> Artifact:
     """Return the task in `folder` with the soft prompt left out."""
     shipped = parts(folder)
-    tensors = load(shipped["weights"])
-    head = {
-        f"head.{name.removeprefix(_TRAINED_MODULES)}": tensor
-        for name, tensor in tensors.items()
-        if name.startswith(_TRAINED_MODULES)
+    checkpoint = Checkpoint(load(shipped["weights"]), read_config(shipped["config"]))
+    tuned = convert(checkpoint, PublisherManifest.from_json(shipped["manifest"]), spec).artifact
+    bare = {
+        "method": Method.NONE,
+        "num_virtual_tokens": 0,
+        "template": _SOFT_SLOT.sub("", tuned.manifest.template),
     }
-    manifest = json.loads(shipped["manifest"])
-    manifest["template"] = _SOFT_SLOT.sub("", manifest["template"])
-    publisher = PublisherManifest.from_json(json.dumps(manifest).encode())
-    return convert(Checkpoint(head), publisher, spec).artifact
+    head = {name: tensor for name, tensor in tuned.tensors.items() if name.startswith(("head.", "pooler."))}
+    return Artifact(tuned.manifest.model_copy(update=bare), head)
