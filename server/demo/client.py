@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -45,9 +46,10 @@ class DemoClient:
         headers = {"Content-Type": ARTIFACT_TYPE}
         return self._ask("POST", f"/v1/tasks/{task}/versions", content=artifact, headers=headers)
 
-    def infer(self, task: str, inputs: list[str]) -> list[Any]:
+    def infer(self, task: str, inputs: list[Any], parameters: Mapping[str, Any] | None = None) -> list[Any]:
         """Return one output for each input."""
-        answer = self._ask("POST", "/v1/infer", json={"task_id": task, "inputs": inputs})
+        body = {"task_id": task, "inputs": inputs, "parameters": dict(parameters or {})}
+        answer = self._ask("POST", "/v1/infer", json=body)
         outputs: list[Any] = answer["outputs"]
         return outputs
 
