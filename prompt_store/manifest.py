@@ -26,6 +26,7 @@ class HeadKind(StrEnum):
     MULTIPLE_CHOICE = "multiple-choice"
     LABEL_WORDS = "label-words"
     GENERATION = "generation"
+    EMBEDDING = "embedding"
 
 
 HEADED = frozenset(
@@ -48,6 +49,11 @@ NOT_SERVED = {
     "one input would have to become a row for each choice",
 }
 """Kinds that cannot be published, and why."""
+
+
+Pool = Literal["pooler", "text-pooler", "first", "cls", "last", "mean"]
+"""Where a row is read: the pooler's output over its first position (a virtual token counts) or over its first text
+token; its first position, its first text token or its last position itself; the mean over its text tokens."""
 
 
 class Method(StrEnum):
@@ -133,7 +139,8 @@ class PublisherManifest(_Part):
         None
     )
     problem_type: Literal["single_label", "multi_label", "regression"] | None = None
-    pool: Literal["pooler", "text-pooler", "first", "last"] | None = None
+    pool: Pool | None = None
+    normalize: bool | None = None  # an embedding is scaled to length 1 unless the request says otherwise
     text_position_offset: Annotated[int, Field(ge=0)] | None = None
     prompt_task_id: Annotated[int, Field(ge=0)] | None = None  # the row of a multitask prompt
     generation: GenerationDefaults | None = None
@@ -164,6 +171,8 @@ class Manifest(_Part):
     label_words: dict[Label, tuple[str, ...]] | None = None
     problem_type: Literal["single_label", "multi_label", "regression"] | None = None
     head: HeadModule | None = None
+    pool: Pool | None = None  # of an embedding task; a head says itself where it reads
+    normalize: bool | None = None  # of an embedding task: the default of the parameter
     text_position_offset: int | None = None  # KV prefixes: position of the first text token; default n
     embeds_twice: Literal[True] | None = (
         None  # the text's whole embedding stands beside `embeds`, and is embedded again
@@ -185,6 +194,15 @@ class Manifest(_Part):
     def _labels_fit_label_words(self) -> Self:
         if self.kind is HeadKind.LABEL_WORDS and not self.label_words:
             raise ValueError('a label-words task needs label_words, e.g. {"good": ["great"], "bad": ["awful"]}')
+        return self
+
+    @model_validator(mode="after")
+    def _pool_is_for_embeddings(self) -> Self:
+        is_embedding = self.kind is HeadKind.EMBEDDING
+        if is_embedding != (self.pool is not None):
+            raise ValueError("an embedding task, and no other, says its pool: mean, cls, last, ..")
+        if self.normalize is not None and not is_embedding:
+            raise ValueError(f"normalize is for embedding tasks; this is a {self.kind} task")
         return self
 
 

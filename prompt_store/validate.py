@@ -169,6 +169,8 @@ def _kind_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
         yield NOT_SERVED[kind]
     if kind is HeadKind.GENERATION and spec.lm_head != "causal":
         yield f"backbone {spec.name} cannot generate text: it has no causal LM head"
+    if kind is HeadKind.EMBEDDING and artifact.manifest.pool in ("pooler", "text-pooler") and not spec.has_pooler:
+        yield f"pool {artifact.manifest.pool} reads the backbone's pooler; {spec.name} has none: say mean, cls or last"
     if kind is HeadKind.LABEL_WORDS and spec.lm_head is None:
         yield f"label words are read from an LM head; backbone {spec.name} has none"
     if kind is HeadKind.LABEL_WORDS:

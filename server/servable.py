@@ -9,7 +9,7 @@ from prompt_store.backbone_spec import BackboneSpec, PromptPlace
 from prompt_store.errors import UnfitError
 from prompt_store.manifest import NOT_SERVED, HeadKind, Manifest
 from prompt_store.refs import TaskName, Version
-from server.engine.types import LoadRequest, ReadColumns, Reading, ReadSequence, ReadText, ReadTokens
+from server.engine.types import LoadRequest, ReadColumns, ReadEmbedding, Reading, ReadSequence, ReadText, ReadTokens
 from server.text.filling import Filler, FillRules
 from server.text.label_words import LabelColumns, label_columns
 from server.text.tokens import TextTokenizer
@@ -88,5 +88,8 @@ def _reading(manifest: Manifest, columns: LabelColumns | None) -> Reading:
             return ReadColumns(columns.columns)
         case HeadKind.GENERATION:
             return ReadText()
+        case HeadKind.EMBEDDING:
+            assert manifest.pool is not None, "the manifest's validator asks for a pool"
+            return ReadEmbedding(manifest.pool)
         case HeadKind.QUESTION_ANSWERING | HeadKind.MULTIPLE_CHOICE:
             raise UnfitError(NOT_SERVED[manifest.kind])

@@ -25,6 +25,7 @@ from server.engine.types import (
     LoadRequest,
     Outcome,
     ReadColumns,
+    ReadEmbedding,
     Reading,
     ReadSequence,
     ReadText,
@@ -105,6 +106,9 @@ def reading_of(artifact: Artifact) -> Reading:
             return EVERY_COLUMN
         case HeadKind.GENERATION:
             return ReadText()
+        case HeadKind.EMBEDDING:
+            assert artifact.manifest.pool is not None
+            return ReadEmbedding(artifact.manifest.pool)
 
 
 def load_request(name: str, artifact: Artifact, reading: Reading | None = None) -> LoadRequest:

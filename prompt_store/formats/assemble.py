@@ -15,13 +15,14 @@ from prompt_store.artifact import KV_KEY, Artifact
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.canonical import canonical_json
 from prompt_store.formats.checkpoint import Reasons
+from prompt_store.formats.embeddings import embedding_fields, expect_embedding, ignored_head
 from prompt_store.formats.family import Parts
 from prompt_store.formats.heads import HeadTensors, head_module, num_labels
 from prompt_store.formats.labels import Labels, head_labels, word_labels
 from prompt_store.manifest import HEADED, Fingerprint, HeadKind, HeadModule, Manifest, Method, PublisherManifest
 
 _UNLABELLED = frozenset({HeadKind.QUESTION_ANSWERING, HeadKind.MULTIPLE_CHOICE})
-_NO_PROBLEM = _UNLABELLED | {HeadKind.GENERATION}
+_NO_PROBLEM = _UNLABELLED | {HeadKind.GENERATION, HeadKind.EMBEDDING}
 _HEAD_NAMES = ("head.", "pooler.")
 _SAME_WORDS = (  # fields that pass from publisher or base to the manifest as they are
     "max_length",
@@ -64,6 +65,7 @@ def assemble(sources: Sources) -> tuple[Artifact, tuple[str, ...]]:
         head = _head_module(sources, kind, head_tensors)
     labels = _labels(sources, kind, head, head_tensors, reasons)
     _expect_sense(sources, kind, reasons)
+    expect_embedding(sources.publisher, kind, sources.parts.tensors, reasons)
     _expect_own_weights(sources, reasons)
     reasons.check()
     fingerprint, unverified = _fingerprint(sources)
@@ -76,13 +78,19 @@ def assemble(sources: Sources) -> tuple[Artifact, tuple[str, ...]]:
         label_words=_label_words(sources) if kind is HeadKind.LABEL_WORDS else None,
         problem_type=_problem_type(sources, kind, labels),
         head=head,
+        **embedding_fields(kind, sources.publisher, sources.base),
         embeds_twice=_embeds_twice(sources),
         fingerprint=fingerprint,
         **_same_words(sources, kind),
     )
     # As it will be read back: Unicode normalised, within the manifest's own caps.
     manifest = Manifest.from_json(canonical_json(manifest.to_dict()))
-    return Artifact(manifest, {**tensors, **head_tensors}), (*sources.parts.checks, *labels.checks, *unverified)
+    return Artifact(manifest, {**tensors, **head_tensors}), (
+        *sources.parts.checks,
+        *ignored_head(kind, sources.parts.tensors),
+        *labels.checks,
+        *unverified,
+    )
 
 
 def default_template(num_virtual_tokens: int) -> str:
@@ -117,7 +125,7 @@ def _kind(sources: Sources, reasons: Reasons) -> HeadKind:
     if wanted is not None:
         may_be = " or ".join(allowed)
         reasons.expect(
-            not allowed or wanted in allowed,
+            not allowed or wanted in allowed or wanted is HeadKind.EMBEDDING,  # every prompt has hidden states
             f"the manifest or base version makes this a {wanted} task; the file is for {may_be}",
         )
         return wanted
@@ -132,6 +140,8 @@ def _kind(sources: Sources, reasons: Reasons) -> HeadKind:
 
 def _head(sources: Sources, kind: HeadKind, reasons: Reasons) -> dict[str, torch.Tensor]:
     sent = {name: t for name, t in sources.parts.tensors.items() if name.startswith(_HEAD_NAMES)}
+    if kind is HeadKind.EMBEDDING:
+        return {}
     if kind not in HEADED:
         reasons.expect(not sent, f"a {kind} task has no head; the file has {', '.join(sorted(sent)[:8])}")
         return {}
@@ -183,7 +193,8 @@ def _label_words(sources: Sources) -> dict[str, tuple[str, ...]] | None:
 def _expect_sense(sources: Sources, kind: HeadKind, reasons: Reasons) -> None:
     publisher = sources.publisher
     reasons.expect(
-        publisher.pool is None or kind in HEADED, f"pool {publisher.pool!r} is for heads; a {kind} task has none"
+        publisher.pool is None or kind in HEADED or kind is HeadKind.EMBEDDING,
+        f"pool {publisher.pool!r} is for heads and embeddings; a {kind} task has none",
     )
     reasons.expect(
         publisher.problem_type is None or kind not in _NO_PROBLEM,

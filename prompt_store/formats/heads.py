@@ -14,10 +14,9 @@ import torch
 
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats.checkpoint import Reasons
-from prompt_store.manifest import READS_TOKENS, HeadKind, HeadModule
+from prompt_store.manifest import READS_TOKENS, HeadKind, HeadModule, Pool
 
 Reads = Literal["pooler", "text-pooler", "first", "last", "tokens"]
-Pool = Literal["pooler", "text-pooler", "first", "last"]
 
 _POOLED = frozenset({"bert", "albert", "ernie", "megatron-bert", "rembert"})  # one Linear over the pooler's output
 _DENSE_ACTIVATION: dict[str, Literal["tanh", "gelu"]] = {  # dense, activation, out_proj over the first position
@@ -114,6 +113,9 @@ def _reads(
         )
         reasons.expect(form == "linear", f"a {kind} head is one Linear; the file has dense and out_proj")
         return "tokens"
+    if pool == "cls" or pool == "mean":
+        reasons.add(f"pool {pool!r} is for embedding tasks; a {kind} head reads pooler, text-pooler, first or last")
+        return "first"
     if pool is not None:
         return pool
     if spec.is_causal:

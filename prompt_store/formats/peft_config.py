@@ -23,8 +23,10 @@ _KINDS: dict[str, tuple[HeadKind, ...]] = {
     "SEQ_CLS": (HeadKind.SEQUENCE_CLASSIFICATION,),
     "TOKEN_CLS": (HeadKind.TOKEN_CLASSIFICATION,),
     "CAUSAL_LM": _WRITERS,
+    # It trains on hidden states; what stood on them is not in the file, so a publisher may bring anything.
+    "FEATURE_EXTRACTION": (HeadKind.EMBEDDING, *(kind for kind in HeadKind if kind is not HeadKind.EMBEDDING)),
 }
-_OTHER_TASKS = frozenset({"SEQ_2_SEQ_LM", "QUESTION_ANS", "FEATURE_EXTRACTION"})
+_OTHER_TASKS = frozenset({"SEQ_2_SEQ_LM", "QUESTION_ANS"})
 _CLASS_KINDS: dict[str, tuple[HeadKind, ...]] = {
     "ForSequenceClassification": _KINDS["SEQ_CLS"],
     "ForTokenClassification": _KINDS["TOKEN_CLS"],

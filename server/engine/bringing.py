@@ -15,7 +15,7 @@ from server.engine.heads import build_head
 from server.engine.kv import KVShape, SlotPool
 from server.engine.plan import PlannedRow, build_plan
 from server.engine.residency import Leading, PartKey, Resident, Sized, Vectors
-from server.engine.types import LoadRequest, ReadTokens
+from server.engine.types import LoadRequest, ReadEmbedding, Reading, ReadTokens
 
 
 @dataclass(slots=True)
@@ -93,7 +93,9 @@ class Bringing:
             return ()
         if manifest.head is not None and (manifest.head.reads_pooler or manifest.head.reads == "first"):
             return ()
-        if isinstance(request.reading, ReadTokens) and any(token is not None for token in leading):
+        if isinstance(request.reading, ReadEmbedding) and request.reading.reads_start:
+            return ()
+        if _reads_text(request.reading) and any(token is not None for token in leading):
             return ()
         return leading
 
@@ -134,6 +136,10 @@ class Bringing:
         prefix = _tokens_first(pool.key[:, 0]), _tokens_first(pool.value[:, 0])
         rest = None if plain.embeds is None or len(soft) == len(plain.embeds) else plain.embeds[len(soft) :].clone()
         return Vectors(rest, prefix, leading)
+
+
+def _reads_text(reading: Reading) -> bool:
+    return isinstance(reading, ReadTokens) or (isinstance(reading, ReadEmbedding) and reading.reads_text)
 
 
 def _tokens_first(heads_first: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from server.engine.kv import SlotPool
 from server.engine.plan import PlannedRow
 from server.engine.residency import Resident, Vectors
 from server.engine.sampling import RowSampler
-from server.engine.types import FinishReason, ReadText, RowInput, SamplingParams, Token
+from server.engine.types import FinishReason, ReadEmbedding, ReadText, RowInput, SamplingParams, Token
 
 
 class RunningRow:
@@ -107,11 +107,16 @@ def _vectors_for(resident: Resident, row: RowInput) -> Vectors:
     return resident.vectors if begins == compiled else resident.plain
 
 
+def _needs_text(resident: Resident) -> bool:
+    reading = resident.reading
+    return resident.embeds_twice or (isinstance(reading, ReadEmbedding) and reading.reads_text)
+
+
 def check_fits(row: RunningRow, max_positions: int) -> None:
     """Refuse a row that takes more positions than the backbone has. Raises NeverFitsError."""
     num_new = row.sampling.max_new_tokens if row.is_generating else 0
     before, text = row.text_offset, len(row.input_ids)
-    if not text or (row.resident.embeds_twice and not row.text_places):
+    if not text or (_needs_text(row.resident) and not row.text_places):
         raise NeverFitsError("the row is empty: its text gives no token and its template adds none")
     if before + text + num_new > max_positions:
         raise NeverFitsError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +10,11 @@ import torch
 from server.engine.backbone.backbone import Backbone
 from server.engine.errors import NonFiniteError
 from server.engine.plan import build_plan
+from server.engine.pooling import mean_of, pooled_places
 from server.engine.rows import RunningRow
 from server.engine.sampling import finite_rows, sample
 from server.engine.step_inputs import embeds_of, token_types_of
-from server.engine.types import ReadColumns, ReadSequence, ReadText, ReadTokens, Token
+from server.engine.types import ReadColumns, ReadEmbedding, ReadSequence, ReadText, ReadTokens, Token
 
 RowResult = Token | torch.Tensor | NonFiniteError
 """What one row gets from a step: its next token, its logits (float32, on the host), or why it fails."""
@@ -31,6 +32,11 @@ class _Read:
         index = [self.starts[row] + place for row, place in zip(rows, places, strict=True)]
         return self.hidden.index_select(0, torch.tensor(index, dtype=torch.int64, device=self.hidden.device))
 
+    def of(self, rows: Sequence[int], places: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return [k, hidden]: of each row, the states at all of its places, row after row."""
+        owners = [row for row, row_places in zip(rows, places, strict=True) for _ in row_places]
+        return self.at(owners, [place for row_places in places for place in row_places])
+
 
 class Stepper:
     """Runs steps on one backbone."""
@@ -47,7 +53,7 @@ class Stepper:
         """
         hidden = self._forward(rows)
         results: dict[int, RowResult] = {}
-        for read in (self._text, self._columns, self._sequences, self._tokens):
+        for read in (self._text, self._columns, self._sequences, self._tokens, self._embeddings):
             results.update(read(rows, hidden))
         return [results[i] for i in range(len(rows))]
 
@@ -105,12 +111,22 @@ class Stepper:
             head = rows[members[0]].resident.head
             assert head is not None
             places = [rows[i].text_places for i in members]
-            owners = [i for i, row_places in zip(members, places, strict=True) for _ in row_places]
-            hidden = read.at(owners, [place for row_places in places for place in row_places])
-            logits = head.logits(hidden.float()).cpu()
+            logits = head.logits(read.of(members, places).float()).cpu()
             parts = torch.split(logits, [len(row_places) for row_places in places])
             for index, row_logits in zip(members, parts, strict=True):
                 yield index, _finite(rows[index], row_logits)
+
+    def _embeddings(self, rows: Sequence[RunningRow], read: _Read) -> Iterator[tuple[int, RowResult]]:
+        """Read embeddings: one gathering for all rows of a pool."""
+        for members in _grouped(_reading(rows, ReadEmbedding), lambda i: rows[i].resident.reading):
+            reading = rows[members[0]].resident.reading
+            assert isinstance(reading, ReadEmbedding)
+            places = [pooled_places(reading.pool, rows[i]) for i in members]
+            hidden = read.of(members, places)
+            pooled = self._backbone.pool(hidden) if reading.pool in ("pooler", "text-pooler") else hidden
+            vectors = mean_of(pooled, [len(row_places) for row_places in places]).cpu()
+            for index, vector in zip(members, vectors, strict=True):
+                yield index, _finite(rows[index], vector)
 
 
 def _reading(rows: Sequence[RunningRow], kind: type) -> list[int]:
@@ -121,8 +137,8 @@ def _by_head(rows: Sequence[RunningRow], members: Sequence[int]) -> list[list[in
     return _grouped(members, lambda i: id(rows[i].resident.head))
 
 
-def _grouped(members: Sequence[int], key: Callable[[int], int]) -> list[list[int]]:
-    groups: dict[int, list[int]] = {}
+def _grouped(members: Sequence[int], key: Callable[[int], Hashable]) -> list[list[int]]:
+    groups: dict[Hashable, list[int]] = {}
     for member in members:
         groups.setdefault(key(member), []).append(member)
     return list(groups.values())

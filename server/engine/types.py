@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from prompt_store.artifact import Artifact
+from prompt_store.manifest import Pool
 from prompt_store.refs import TaskName, Version
 
 if TYPE_CHECKING:
@@ -60,11 +61,28 @@ class ReadColumns:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadEmbedding:
+    """Read one vector off the hidden states themselves, behind the final norm: [hidden]."""
+
+    pool: Pool
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it reads the row's own text tokens, special ones included, and never a virtual one."""
+        return self.pool in ("mean", "cls", "text-pooler")
+
+    @property
+    def reads_start(self) -> bool:
+        """Whether it reads where the row begins."""
+        return self.pool in ("first", "pooler")
+
+
+@dataclass(frozen=True, slots=True)
 class ReadText:
     """Generate tokens."""
 
 
-Reading = ReadSequence | ReadTokens | ReadColumns | ReadText
+Reading = ReadSequence | ReadTokens | ReadColumns | ReadEmbedding | ReadText
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +135,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a row ended. `logits` (float32, on the host) is set for everything but generation."""
+    """How a row ended. `logits` (float32, on the host; of an embedding its vector) stand for all but generation."""
 
     finish_reason: FinishReason
     tokens: tuple[Token, ...] = ()

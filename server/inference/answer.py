@@ -21,6 +21,7 @@ class InferCall:
     parameters: Mapping[str, JsonValue] = field(default_factory=dict)
     sticky: str | None = None  # the same key gets the same target of a weighted alias
     deadline: float | None = None  # time.monotonic() seconds
+    kind: HeadKind | None = None  # the only kind of task that may answer; None: any
 
 
 @dataclass(frozen=True, slots=True)

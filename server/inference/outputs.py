@@ -47,6 +47,13 @@ def label_words_output(logits: torch.Tensor, words: LabelColumns, top_k: int | N
     return _ranked(torch.softmax(means, dim=0), words.labels, top_k)
 
 
+def embedding_output(vector: torch.Tensor, is_unit: bool, dimensions: int | None = None) -> Output:
+    """Answer an embedding [hidden]: its first `dimensions`, scaled to length 1 if asked; zeros stay zeros."""
+    kept = vector.float()[:dimensions]
+    values: list[JsonValue] = (torch.nn.functional.normalize(kept, dim=0) if is_unit else kept).tolist()
+    return {"embedding": values}
+
+
 def _ranked(scores: torch.Tensor, labels: Sequence[str], top_k: int | None) -> Output:
     values = scores.tolist()
     order = sorted(range(len(labels)), key=lambda i: -values[i])

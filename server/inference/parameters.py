@@ -45,6 +45,13 @@ class TokenParameters(_Parameters):
     ignore_labels: Labels = ("O",)
 
 
+class EmbeddingParameters(_Parameters):
+    """For embeddings."""
+
+    normalize: bool | None = None  # None: what the manifest says, else no
+    dimensions: Annotated[int, Field(ge=1)] | None = None  # the first so many alone; None: all
+
+
 class GenerationParameters(GenerationDefaults):
     """For generation; what is None comes from the manifest's defaults."""
 
@@ -55,7 +62,7 @@ class GenerationParameters(GenerationDefaults):
     stream: bool = False
 
 
-Parameters = ClassificationParameters | TokenParameters | GenerationParameters
+Parameters = ClassificationParameters | TokenParameters | GenerationParameters | EmbeddingParameters
 _P = TypeVar("_P", bound=BaseModel)
 
 _MODELS: dict[HeadKind, type[Parameters]] = {
@@ -63,6 +70,7 @@ _MODELS: dict[HeadKind, type[Parameters]] = {
     HeadKind.LABEL_WORDS: ClassificationParameters,
     HeadKind.TOKEN_CLASSIFICATION: TokenParameters,
     HeadKind.GENERATION: GenerationParameters,
+    HeadKind.EMBEDDING: EmbeddingParameters,
 }
 
 

@@ -9,8 +9,13 @@ from pydantic import JsonValue
 from prompt_store.manifest import HeadKind
 from server.engine.types import Outcome, Token
 from server.inference.answer import Answer, Timing, Usage
-from server.inference.outputs import label_words_output, sequence_output
-from server.inference.parameters import ClassificationParameters, GenerationParameters, TokenParameters
+from server.inference.outputs import embedding_output, label_words_output, sequence_output
+from server.inference.parameters import (
+    ClassificationParameters,
+    EmbeddingParameters,
+    GenerationParameters,
+    TokenParameters,
+)
 from server.inference.spans import SpanReader
 from server.inference.walk import Walk
 from server.inference.writing import Written
@@ -83,6 +88,9 @@ def _head_output(walk: Walk, filled: Filled, outcome: Outcome) -> JsonValue:
         case ClassificationParameters(top_k=top_k, threshold=threshold):
             labels = manifest.labels or invented_labels(logits.shape[-1])
             return sequence_output(logits, labels, manifest.problem_type, top_k, threshold)
+        case EmbeddingParameters(normalize=normalize, dimensions=dimensions):
+            is_unit = bool(manifest.normalize) if normalize is None else normalize
+            return embedding_output(logits, is_unit, dimensions)
         case GenerationParameters():
             raise AssertionError("generation reads no logits")
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from server.engine.types import Outcome, RowInput, RowRequest, SamplingParams
 from server.inference.answer import InferCall, TokenEvent
+from server.inference.errors import RequestError
 from server.inference.inputs import fill_inputs
-from server.inference.parameters import GenerationParameters, Parameters, parse_parameters
+from server.inference.parameters import EmbeddingParameters, GenerationParameters, Parameters, parse_parameters
 from server.inference.sampling import Generation, generation_of
 from server.inference.writing import Writing, Written
 from server.serving_engine import RowChannel, ServingEngine
@@ -36,6 +37,8 @@ class Work:
 async def prepare(lease: TaskLease, call: InferCall, max_items: int) -> Work:
     """Parse the parameters and fill the template. Raises RequestError."""
     manifest = lease.servable.manifest
+    if call.kind is not None and manifest.kind is not call.kind:
+        raise RequestError(f"{lease.task} is a {manifest.kind} task; this route is for {call.kind} tasks", "task_id")
     parameters = parse_parameters(manifest.kind, call.parameters)
     filled = await fill_inputs(lease.servable.filler, call.inputs, max_items)
     if not isinstance(parameters, GenerationParameters):
@@ -54,7 +57,11 @@ class Walk:
         self._writings: list[Writing] = []
 
     def submit(self) -> None:
-        """Queue every row. Raises QueueFullError, NeverFitsError, EngineDeadError; `close` ends what was queued."""
+        """Queue every row. Raises RequestError, QueueFullError, NeverFitsError, EngineDeadError.
+
+        `close` ends what was queued.
+        """
+        self._check_dimensions()
         for filled in self.work.filled:
             request = RowRequest(
                 self.lease.engine_lease, to_row(filled), self._sampling(filled), self.work.call.deadline
@@ -94,6 +101,13 @@ class Walk:
         """Abort what still runs and release the lease; again is a no-op."""
         self.abort()
         self.lease.release()
+
+    def _check_dimensions(self) -> None:
+        parameters, size = self.work.parameters, self._engine.spec.hidden_size
+        if isinstance(parameters, EmbeddingParameters) and (parameters.dimensions or 0) > size:
+            raise RequestError(
+                f"dimensions is {parameters.dimensions}; vectors of this backbone have {size}", "parameters.dimensions"
+            )
 
     def _sampling(self, filled: Filled) -> SamplingParams:
         generation, servable = self.work.generation, self.lease.servable

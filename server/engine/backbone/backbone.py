@@ -66,6 +66,12 @@ class Backbone:
         embedded: torch.Tensor = whole[0]
         return embedded
 
+    def pool(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the pooler's output, float32, for hidden states [k, hidden]. The files must hold a pooler."""
+        assert self.pooler is not None, "validate lets no reader of a missing pooler pass"
+        pooled: torch.Tensor = self.pooler(hidden[:, None])  # poolers take [k, tokens, hidden] and read token 0
+        return pooled.float()
+
     def forward(
         self, plan: StepPlan, embeds: torch.Tensor | None = None, token_types: torch.Tensor | None = None
     ) -> torch.Tensor:
