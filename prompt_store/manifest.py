@@ -64,6 +64,8 @@ class Method(StrEnum):
     PREFIX_TUNING = "prefix-tuning"
     P_TUNING_V2 = "p-tuning-v2"
     MULTITASK_PROMPT_TUNING = "multitask-prompt-tuning"
+    CPT = "cpt"  # context-aware prompt tuning
+    CARTRIDGE = "cartridge"
     NONE = "none"  # a head, a template or label words on the bare backbone
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from peft import (
+    CartridgeConfig,
+    CPTConfig,
     MultitaskPromptTuningConfig,
     PeftConfig,
     PeftModel,
@@ -89,7 +91,15 @@ ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
 DECODERS = ("gpt2", "opt", "gpt-neox", "llama-gqa", "mistral-window", "qwen2", "qwen3", "gemma2")
 ENCODERS = ("bert", "roberta", "electra", "albert")
 
-PEFT_TYPES = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "PREFIX_TUNING+projection", "MULTITASK_PROMPT_TUNING")
+PEFT_TYPES = (
+    "PROMPT_TUNING",
+    "P_TUNING",
+    "PREFIX_TUNING",
+    "PREFIX_TUNING+projection",
+    "MULTITASK_PROMPT_TUNING",
+    "CARTRIDGE",
+)
+WRITING_TYPES = (*PEFT_TYPES, "CPT")  # PEFT has CPT for CAUSAL_LM alone
 NUM_TASKS = 3
 
 _AUTO = {
@@ -192,7 +202,7 @@ def spec_of(arch: str, **changes: Any) -> BackboneSpec:
 
 
 def peft_config(peft_type: str, task_type: str, n: int, **options: Any) -> PeftConfig:
-    """Return the PEFT config of one of PEFT_TYPES."""
+    """Return the PEFT config of one of WRITING_TYPES."""
     kind, _, variant = peft_type.partition("+")
     common: dict[str, Any] = {"task_type": task_type, "num_virtual_tokens": n} | options
     if kind == "PROMPT_TUNING":
@@ -202,6 +212,11 @@ def peft_config(peft_type: str, task_type: str, n: int, **options: Any) -> PeftC
         return PromptEncoderConfig(**common, encoder_hidden_size=24, encoder_reparameterization_type=encoder)
     if kind == "PREFIX_TUNING":
         return PrefixTuningConfig(**common, prefix_projection=variant == "projection", encoder_hidden_size=24)
+    if kind == "CARTRIDGE":
+        return CartridgeConfig(**common, num_frozen_tokens=2)
+    if kind == "CPT":
+        kinds = [1 + place % 4 for place in range(n)]  # of template, input, template of the label, label
+        return CPTConfig(task_type=task_type, cpt_token_ids=list(range(5, 5 + n)), cpt_tokens_type_mask=kinds)
     return MultitaskPromptTuningConfig(**({"num_tasks": NUM_TASKS, "num_ranks": 2} | common))
 
 

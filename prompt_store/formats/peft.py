@@ -1,9 +1,10 @@
 """HuggingFace PEFT directories: `adapter_config.json` and `adapter_model.safetensors`, already baked.
 
-Tensors: `prompt_embeddings` `[n, E]` (PROMPT_TUNING, P_TUNING) or `[n, layers * 2 * token_dim]` (PREFIX_TUNING);
+Tensors: `prompt_embeddings` `[n, E]` (PROMPT_TUNING, P_TUNING, CPT) or `[n, layers * 2 * token_dim]` (PREFIX_TUNING,
+CARTRIDGE, its frozen tokens first);
 MULTITASK_PROMPT_TUNING adds `prefix_task_cols [tasks, n, ranks]` and `prefix_task_rows [tasks, ranks, E]`;
-`base_model.<path>.<param>` for trained heads. The config still names the
-encoder, which was applied when the file was saved.
+`base_model.<path>.<param>` for trained heads. The config still names the encoder, and CPT its projection; both were
+applied when the file was saved.
 Source: huggingface/peft, `peft_model.py` (get_prompt) and `utils/save_and_load.py`, 0.21.
 """
 
@@ -71,14 +72,14 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
 
 
 def _bake_plain(tensors: Mapping[str, torch.Tensor], fields: PeftFields, context: _Context) -> _Baked:
-    """PROMPT_TUNING and P_TUNING: the rows themselves."""
+    """PROMPT_TUNING, P_TUNING and CPT: the rows themselves."""
     if not _is_matrix(tensors[_PROMPT], fields, context.reasons):
         return {}
     return {EMBEDS: tensors[_PROMPT].detach()}
 
 
 def _bake_prefix(tensors: Mapping[str, torch.Tensor], fields: PeftFields, context: _Context) -> _Baked:
-    """PREFIX_TUNING: keys and values side by side, layer after layer."""
+    """PREFIX_TUNING and CARTRIDGE: keys and values side by side, layer after layer."""
     prompt = tensors[_PROMPT]
     if not _is_matrix(prompt, fields, context.reasons):
         return {}
@@ -126,6 +127,8 @@ _BAKE: dict[Method, _Bake] = {
     Method.P_TUNING: _bake_plain,
     Method.PREFIX_TUNING: _bake_prefix,
     Method.MULTITASK_PROMPT_TUNING: _bake_multitask,
+    Method.CPT: _bake_plain,
+    Method.CARTRIDGE: _bake_prefix,
 }
 
 
@@ -162,7 +165,7 @@ def _expect_task_id(publisher: PublisherManifest, fields: PeftFields | None, rea
 
 
 def _remarks(fields: PeftFields, spec: BackboneSpec) -> tuple[str, ...]:
-    if fields.method is not Method.PREFIX_TUNING and spec.model_type in {"gemma", "gemma2"}:
+    if _BAKE[fields.method] is not _bake_prefix and spec.model_type in {"gemma", "gemma2"}:
         # Older transformers multiplied embeddings inside the model; the file does not say which it was trained with.
         return ("embedding scale unverified: Gemma prompts trained before transformers 5 need x sqrt(hidden_size)",)
     return ()

@@ -15,8 +15,10 @@ _METHODS = {
     "P_TUNING": Method.P_TUNING,
     "PREFIX_TUNING": Method.PREFIX_TUNING,
     "MULTITASK_PROMPT_TUNING": Method.MULTITASK_PROMPT_TUNING,
+    "CPT": Method.CPT,
+    "CARTRIDGE": Method.CARTRIDGE,
 }
-_OTHER_PROMPTS = frozenset({"CPT", "CARTRIDGE"})  # soft prompts, not taken yet
+_PREFIXES = frozenset({Method.PREFIX_TUNING, Method.CARTRIDGE})
 
 _WRITERS = (HeadKind.GENERATION, HeadKind.LABEL_WORDS)
 _KINDS: dict[str, tuple[HeadKind, ...]] = {
@@ -69,20 +71,16 @@ def read_fields(config: Mapping[str, Any], spec: BackboneSpec, reasons: Reasons)
 
 
 def _token_dim(method: Method | None, spec: BackboneSpec) -> int:
-    return spec.num_key_value_heads * spec.head_dim if method is Method.PREFIX_TUNING else spec.embedding_size
+    return spec.num_key_value_heads * spec.head_dim if method in _PREFIXES else spec.embedding_size
 
 
 def _method(peft_type: object, reasons: Reasons) -> Method | None:
     if isinstance(peft_type, str) and peft_type in _METHODS:
         return _METHODS[peft_type]
-    shown = repr(peft_type)[:80]
-    if isinstance(peft_type, str) and peft_type in _OTHER_PROMPTS:
-        reasons.add(f"peft_type {shown} is a soft prompt that is not taken yet; taken are {', '.join(_METHODS)}")
-    else:
-        reasons.add(
-            f"peft_type {shown} is not a soft prompt, or not one we know; softmux serves soft prompts on a frozen "
-            f"backbone: {', '.join(_METHODS)}"
-        )
+    reasons.add(
+        f"peft_type {repr(peft_type)[:80]} is not a soft prompt, or not one we know; softmux serves soft prompts on a "
+        f"frozen backbone: {', '.join(_METHODS)}"
+    )
     return None
 
 

@@ -72,6 +72,14 @@ def test_prompt_is_what_peft_feeds(arch: str, peft_type: str, tmp_path: Path) ->
     assert found.artifact.manifest.template == f"<soft:{N}>{{text}}"
 
 
+@pytest.mark.parametrize("arch", ["gpt2", "llama-gqa"])
+def test_cpt_is_saved_with_its_change_projected(arch: str, tmp_path: Path) -> None:
+    directory = peft_cases.save_peft(arch, "CPT", "CAUSAL_LM", tmp_path, n=N)
+    artifact = converted(directory, arch, PublisherManifest()).artifact
+    assert torch.equal(vectors(artifact)[0], fed_by_peft(arch, directory, None)[0])
+    assert artifact.manifest.method is Method.CPT
+
+
 @pytest.mark.parametrize("task_type", ["SEQ_CLS", "TOKEN_CLS"])
 @pytest.mark.parametrize("arch", CLASSIFIERS)
 def test_head_is_the_trained_one(arch: str, task_type: str, tmp_path: Path) -> None:

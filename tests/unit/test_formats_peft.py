@@ -50,6 +50,16 @@ def test_prompt_keeps_its_dtype() -> None:
     assert vectors.dtype is torch.bfloat16
 
 
+@pytest.mark.parametrize("peft_type", ["PROMPT_TUNING", "P_TUNING"])
+def test_prompt_adapter_of_vllm_is_a_peft_directory(peft_type: str) -> None:
+    """vLLM rounded it to half precision on loading; the file keeps what was trained, and so do we."""
+    config = peft_config(peft_type, base_model_name_or_path="bigscience/bloomz-560m", tokenizer_name_or_path="x")
+    found = convert(Checkpoint({"prompt_embeddings": embeds()}, config), NOTHING, DECODER)
+    assert found.format == "peft"
+    assert found.artifact.embeds is not None
+    assert torch.equal(found.artifact.embeds, embeds())
+
+
 def test_multitask_product_is_formed_in_float32() -> None:
     checkpoint = multitask(3)
     halved = Checkpoint({name: t.to(torch.bfloat16) for name, t in checkpoint.tensors.items()}, checkpoint.config)
@@ -83,7 +93,7 @@ def test_other_task_types_are_refused_by_name(task_type: str) -> None:
     assert f"{task_type!r} is not taken yet" in str(refused(peft_checkpoint(task_type=task_type)))
 
 
-@pytest.mark.parametrize("peft_type", ["LORA", "IA3", "CPT", "CARTRIDGE", "", 7, None, ["PROMPT_TUNING"]])
+@pytest.mark.parametrize("peft_type", ["LORA", "IA3", "SHADOW", "", 7, None, ["PROMPT_TUNING"]])
 def test_other_peft_types_are_refused_by_name(peft_type: Any) -> None:
     assert repr(peft_type) in str(refused(Checkpoint({"prompt_embeddings": embeds()}, peft_config(peft_type))))
 

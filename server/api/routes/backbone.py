@@ -20,7 +20,9 @@ _PLACES: dict[Method, PromptPlace | None] = {
     Method.PROMPT_TUNING: "embeds",
     Method.P_TUNING: "embeds",
     Method.MULTITASK_PROMPT_TUNING: "embeds",
+    Method.CPT: "embeds",
     Method.PREFIX_TUNING: "kv",
+    Method.CARTRIDGE: "kv",
     Method.P_TUNING_V2: "kv",
     Method.NONE: None,
 }
