@@ -18,6 +18,8 @@ from prompt_store.errors import ManifestError
 SpecialName = OneOf["cls", "sep", "bos", "eos", "mask"]
 SPECIAL_NAMES: tuple[SpecialName, ...] = ("cls", "sep", "bos", "eos", "mask")
 RESERVED_FIELDS = frozenset({"input_ids"})  # as an input, it skips the template's text
+CONTEXT = "context"  # of a question-answering template: where the answer is looked for
+CHOICE, CHOICES = "choice", "choices"  # of a multiple-choice template, and the list of them in a request
 MAX_SOFT_TOKENS = 1_000_000  # of one slot; far over any backbone's positions, small enough to count with
 
 _SOFT = re.compile(r"<soft:([0-9]{1,7})>")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 Origin = tuple[str, int, int]  # field, and characters [start, end) of the field's own text
@@ -14,7 +14,8 @@ _ANY_ID = 0  # stands where a virtual token goes; the engine puts the vector the
 class Run:
     """Consecutive tokens of one origin in the template; None is a virtual token.
 
-    `can_drop`: the places of those that stand for nothing but the field that takes the truncation.
+    `can_drop`: the places of those that stand for nothing but the field that takes the truncation. `words` numbers the
+    word of each token, where that was asked for.
     """
 
     tokens: Sequence[int | None]
@@ -22,12 +23,14 @@ class Run:
     token_type: int = 0
     is_mask: bool = False
     can_drop: Sequence[int] = field(default=())
+    words: Sequence[int | None] = field(default=())
 
-    def without(self, dropped: Sequence[int]) -> Run:
+    def without(self, dropped: Iterable[int]) -> Run:
         """Return the run without the tokens at `dropped`."""
         gone = set(dropped)
         kept = [i for i in range(len(self.tokens)) if i not in gone]
-        return Run([self.tokens[i] for i in kept], [self.origins[i] for i in kept], self.token_type)
+        words = [self.words[i] for i in kept] if self.words else ()
+        return Run([self.tokens[i] for i in kept], [self.origins[i] for i in kept], self.token_type, words=words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Filled:
     read_position: int | None  # of the first `<mask>`
     offsets: tuple[Origin | None, ...]  # where each token comes from; None: a literal, a special or a virtual token
     fields: Mapping[str, str] = field(default_factory=dict)  # the request's own texts; none for `input_ids`
+    words: tuple[int | None, ...] = ()  # the word that each token is a part of, where that was asked for
 
     @property
     def num_text_tokens(self) -> int:
@@ -62,4 +66,17 @@ def assemble(runs: Sequence[Run], has_token_types: bool) -> Filled:
         ids += (_ANY_ID if token is None else token for token in run.tokens)
         types += [run.token_type] * len(run.tokens)
         origins += run.origins
-    return Filled(tuple(ids), tuple(soft), tuple(types) if has_token_types else None, read_position, tuple(origins))
+    return Filled(
+        input_ids=tuple(ids),
+        soft_positions=tuple(soft),
+        token_type_ids=tuple(types) if has_token_types else None,
+        read_position=read_position,
+        offsets=tuple(origins),
+        words=_words(runs),
+    )
+
+
+def _words(runs: Sequence[Run]) -> tuple[int | None, ...]:
+    if not any(run.words for run in runs):
+        return ()
+    return tuple(word for run in runs for word in (run.words or (None,) * len(run.tokens)))

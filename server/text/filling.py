@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +21,7 @@ from server.text.layout import Fixed, lay_out, missing_special_tokens
 from server.text.rules import FillRules
 from server.text.stretches import tokenise
 from server.text.tokens import TextTokenizer
+from server.text.windows import WindowRules, cut_windows
 
 __all__ = ["FillRules", "Filled", "Filler"]
 
@@ -59,30 +61,30 @@ class Filler:
 
     def fill_input(self, inputs: object) -> Filled:
         """Fill one item of a request: a text, an object of fields, or `{"input_ids": [...]}`. Raises TextError."""
-        if isinstance(inputs, str):
-            if len(self.fields) > 1:
-                raise FieldError(f"this task takes an object with {self._asked}; got one text")
-            return self.fill({self.fields[0]: inputs})
-        if not isinstance(inputs, Mapping):
-            raise FieldError(f"an input is a text or an object of fields; got {type(inputs).__name__}")
-        if "input_ids" in inputs and len(inputs) == 1:
-            return self.from_ids(inputs["input_ids"])
-        return self.fill(inputs)
+        fields = self._fields_of(inputs)
+        if "input_ids" in fields and len(fields) == 1:
+            return self.from_ids(fields["input_ids"])
+        return self.fill(fields)
+
+    def fill_windows(self, inputs: object, rules: WindowRules) -> tuple[Filled, ...]:
+        """Fill one item of a request, once for each window of the field that takes the truncation. Raises TextError."""
+        fields, long = self._fields_of(inputs), self._rules.truncated_field
+        assert long is not None, "whoever reads in windows says which field"
+        if "input_ids" in fields and len(fields) == 1:
+            raise InputIdsError(f"answers are found in the text of {long!r}, which input_ids has not: send {self._asked}")
+        check_fields(self.fields, fields)
+        if not fields[long].strip():
+            raise FieldError(f"field {long!r} is empty: there is nothing to find an answer in")
+        runs = self._tokenised(fields, long, with_words=True)
+        limit = self._rules.max_length or sum(len(run.tokens) for run in runs)
+        return tuple(self._assembled(window, fields) for window in cut_windows(runs, limit, rules))
 
     def fill(self, fields: Mapping[str, str]) -> Filled:
         """Fill the template. Raises FieldError, InputIdsError, TextTooLongError."""
         check_fields(self.fields, fields)
         rules = self._rules
         truncated = rules.truncated_field if rules.max_length is not None else None
-        runs = [
-            item.run if isinstance(item, Fixed) else tokenise(item, fields, truncated, self._tokenizer)
-            for item in self._layout
-        ]
-        filled = replace(assemble(self._cut(runs), self._tokenizer.has_token_types), fields=dict(fields))
-        if not filled.input_ids:
-            raise FieldError(f"the filled template holds no token: send text in {self._asked}")
-        self._check_vocabulary(filled.input_ids)
-        return filled
+        return self._assembled(self._cut(self._tokenised(fields, truncated)), fields)
 
     def from_ids(self, input_ids: object) -> Filled:
         """Put the leading virtual tokens in front of a request's own tokens. Raises InputIdsError, TextTooLongError."""
@@ -92,6 +94,31 @@ class Filler:
             raise TextTooLongError(f"input_ids holds {len(ids)} tokens; this task's max_length is {limit}")
         filled = assemble([self._soft_run(), Run(ids, [None] * len(ids))], self._tokenizer.has_token_types)
         return replace(filled, read_position=self._mask_position(filled))
+
+    def _fields_of(self, inputs: object) -> Mapping[str, Any]:
+        """Return an item as an object of fields, which are yet to be checked."""
+        if isinstance(inputs, str):
+            if len(self.fields) > 1:
+                raise FieldError(f"this task takes an object with {self._asked}; got one text")
+            return {self.fields[0]: inputs}
+        if not isinstance(inputs, Mapping):
+            raise FieldError(f"an input is a text or an object of fields; got {type(inputs).__name__}")
+        return inputs
+
+    def _tokenised(self, fields: Mapping[str, str], truncated: str | None, *, with_words: bool = False) -> list[Run]:
+        return [
+            item.run
+            if isinstance(item, Fixed)
+            else tokenise(item, fields, truncated, self._tokenizer, with_words=with_words)
+            for item in self._layout
+        ]
+
+    def _assembled(self, runs: Sequence[Run], fields: Mapping[str, str]) -> Filled:
+        filled = replace(assemble(runs, self._tokenizer.has_token_types), fields=dict(fields))
+        if not filled.input_ids:
+            raise FieldError(f"the filled template holds no token: send text in {self._asked}")
+        self._check_vocabulary(filled.input_ids)
+        return filled
 
     def _cut(self, runs: list[Run]) -> list[Run]:
         """Drop tokens of the field that takes the truncation until the row fits, as the tokenizer would."""

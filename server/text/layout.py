@@ -68,7 +68,7 @@ def lay_out(rules: FillRules, tokenizer: TextTokenizer) -> Layout:
         num_leading = next(i for i, item in enumerate(items) if isinstance(item, Stretch) or item.num_text_tokens)
         items = [*items[:num_leading], Fixed(tokenizer.before), *items[num_leading:], Fixed(tokenizer.after)]
     else:
-        items = _typed(items) if tokenizer.has_token_types else items
+        items = _typed(items) if tokenizer.has_token_types and rules.token_types == "pair" else items
         items = _stripped(items, tokenizer) if is_whole else items
     return tuple(_fixed(item, tokenizer) for item in items)
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from prompt_store.backbone_spec import PromptPlace
-from prompt_store.manifest import Manifest
-from prompt_store.template import Field, Template, parse_template
+from prompt_store.manifest import HeadKind, Manifest
+from prompt_store.template import CONTEXT, Field, Template, parse_template
+
+WINDOW_LENGTH = 384  # of a question-answering task that names no max_length, as in transformers
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class FillRules:
     truncation_side: Literal["right", "left"] = "right"
     tokenize: Literal["whole", "pieces"] = "whole"
     vocab_size: int | None = None  # of the backbone; None: the tokenizer's
+    token_types: Literal["pair", "zero"] = "pair"
 
     @classmethod
     def of(
@@ -34,17 +37,22 @@ class FillRules:
         """Take the rules out of a manifest. Raises ManifestError.
 
         `max_text_tokens`: what the backbone has room for; the limit of a task that truncates but names no max_length.
+        Question answering never truncates: `max_length` is then the length of a window of its context.
         """
+        has_windows = manifest.kind is HeadKind.QUESTION_ANSWERING
         default = max_text_tokens if manifest.truncate is not None else None
+        if has_windows:
+            default = min(WINDOW_LENGTH, max_text_tokens or WINDOW_LENGTH)
         return cls(
             template=parse_template(manifest.template),
             num_virtual_tokens=manifest.num_virtual_tokens,
             place=place,
             max_length=manifest.max_length if manifest.max_length is not None else default,
-            truncate=manifest.truncate,
+            truncate=CONTEXT if has_windows else manifest.truncate,
             truncation_side=manifest.truncation_side,
             tokenize=manifest.tokenize,
             vocab_size=vocab_size,
+            token_types=manifest.token_types or "pair",
         )
 
     @property

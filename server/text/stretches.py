@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prompt_store.template import Field
@@ -39,18 +39,30 @@ class _Place:
         return self.overlap(offset) > 0 and not others.strip()
 
 
-def tokenise(stretch: Stretch, fields: Mapping[str, str], truncated: str | None, tokenizer: TextTokenizer) -> Run:
+def tokenise(
+    stretch: Stretch,
+    fields: Mapping[str, str],
+    truncated: str | None,
+    tokenizer: TextTokenizer,
+    *,
+    with_words: bool = False,
+) -> Run:
     """Tokenise the stretch as one string and find the fields again."""
     string, places = _joined(stretch, fields)
     text, start = stretch.trimmed(string)
-    ids, offsets = tokenizer.encode(text)
+    words: Sequence[int | None] = ()
+    if with_words:
+        ids, offsets, words = tokenizer.encode_words(text)
+    else:
+        ids, offsets = tokenizer.encode(text)
     if start:
         offsets = [(left + start, right + start) for left, right in offsets]
     if len(stretch.parts) == 1:
         # Nothing but one field, as in most templates: every token is its own.
         name = places[0].name
         origins: list[Origin | None] = [(name, left, right) for left, right in offsets]
-        return Run(ids, origins, stretch.token_type, can_drop=range(len(ids)) if name == truncated else ())
+        can_drop = range(len(ids)) if name == truncated else ()
+        return Run(ids, origins, stretch.token_type, can_drop=can_drop, words=words)
     owners = [max(places, key=lambda place: place.overlap(offset)) for offset in offsets]
     return Run(
         ids,
@@ -61,6 +73,7 @@ def tokenise(stretch: Stretch, fields: Mapping[str, str], truncated: str | None,
             for i, (owner, offset) in enumerate(zip(owners, offsets, strict=True))
             if owner.name == truncated and owner.is_all_of(offset, string)
         ],
+        words=words,
     )
 
 

@@ -38,6 +38,11 @@ class TextTokenizer(TokenReader):
         encoding = self._backend.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
+    def encode_words(self, text: str) -> tuple[list[int], list[Offset], list[int | None]]:
+        """Tokenise like `encode`, and number the word that each token is a part of; None where there are no words."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets, encoding.word_ids
+
     def special_id(self, name: SpecialName) -> int | None:
         """Return the id of a special token, None if this tokenizer has none of that name."""
         return getattr(self._tokenizer, f"{name}_token_id")  # type: ignore[no-any-return]
