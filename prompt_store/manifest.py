@@ -42,18 +42,15 @@ HEADED = frozenset(
 READS_TOKENS = frozenset({HeadKind.TOKEN_CLASSIFICATION, HeadKind.QUESTION_ANSWERING})
 """Kinds whose head reads every text token."""
 
-NOT_SERVED = {
-    HeadKind.QUESTION_ANSWERING: "question-answering tasks are converted but not served yet: "
-    "their spans over long contexts have no read-out",
-    HeadKind.MULTIPLE_CHOICE: "multiple-choice tasks are converted but not served yet: "
-    "one input would have to become a row for each choice",
-}
-"""Kinds that cannot be published, and why."""
-
 
 Pool = Literal["pooler", "text-pooler", "first", "cls", "last", "mean"]
 """Where a row is read: the pooler's output over its first position (a virtual token counts) or over its first text
 token; its first position, its first text token or its last position itself; the mean over its text tokens."""
+
+
+TokenTypes = Literal["pair", "zero"]
+"""Whether the second text of a pair has type 1, as the tokenizer gives it, or 0 like all else (PEFT's question
+answering drops the types)."""
 
 
 class Method(StrEnum):
@@ -144,6 +141,8 @@ class PublisherManifest(_Part):
     pool: Pool | None = None
     normalize: bool | None = None  # an embedding is scaled to length 1 unless the request says otherwise
     text_position_offset: Annotated[int, Field(ge=0)] | None = None
+    token_types: TokenTypes | None = None
+    qa_offset: Annotated[int, Field(ge=0)] | None = None
     prompt_task_id: Annotated[int, Field(ge=0)] | None = None  # the row of a multitask prompt
     generation: GenerationDefaults | None = None
     examples: Annotated[tuple[GoldenExample, ...], Field(max_length=64)] | None = None
@@ -176,6 +175,8 @@ class Manifest(_Part):
     pool: Pool | None = None  # of an embedding task; a head says itself where it reads
     normalize: bool | None = None  # of an embedding task: the default of the parameter
     text_position_offset: int | None = None  # KV prefixes: position of the first text token; default n
+    token_types: TokenTypes | None = None  # default pair
+    qa_offset: int | None = None  # virtual tokens in front: the place that answers for the first text token; default n
     embeds_twice: Literal[True] | None = (
         None  # the text's whole embedding stands beside `embeds`, and is embedded again
     )

@@ -11,7 +11,7 @@ from prompt_store.artifact import EMBEDS, KV_KEY, KV_VALUE, Artifact
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
 from prompt_store.errors import ManifestError, UnfitError
 from prompt_store.head_checks import head_faults
-from prompt_store.manifest import NOT_SERVED, HeadKind
+from prompt_store.manifest import HeadKind
 from prompt_store.template import Special, Template, parse_template
 from prompt_store.value_checks import DEFAULT_LIMITS, Limits, value_faults, value_remarks
 
@@ -165,8 +165,6 @@ def _mask_faults(template: Template, spec: BackboneSpec) -> Iterator[str]:
 
 def _kind_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
     kind = artifact.manifest.kind
-    if kind in NOT_SERVED:
-        yield NOT_SERVED[kind]
     if kind is HeadKind.GENERATION and spec.lm_head != "causal":
         yield f"backbone {spec.name} cannot generate text: it has no causal LM head"
     if kind is HeadKind.EMBEDDING and artifact.manifest.pool in ("pooler", "text-pooler") and not spec.has_pooler:

@@ -14,7 +14,7 @@ from server.engine.settings import EngineSettings
 from server.inference.service import InferenceService, InferenceSettings
 from server.metered_engine import MeteredEngine
 from server.publishing import Publisher
-from server.settings import Settings
+from server.settings import Limits, Settings
 from server.tasks import Tasks
 from server.telemetry.metrics import Metrics, StepMetrics
 
@@ -41,12 +41,21 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Part
 async def put_together(settings: Settings, store: PromptStore, engine: ServedEngine) -> AsyncIterator[Parts]:
     """Build the parts between store and engine, following the store while they are open."""
     tasks = Tasks(store, engine)
-    inference = InferenceService(engine, tasks, InferenceSettings(max_items=settings.limits.max_inputs))
+    inference = InferenceService(engine, tasks, inference_settings(settings.limits))
     await tasks.start()
     try:
         yield Parts(engine, store, tasks, Publisher(store, engine, tasks, inference), inference)
     finally:
         await tasks.close()
+
+
+def inference_settings(limits: Limits) -> InferenceSettings:
+    """Return how much one request may ask for; every input may at least be one row."""
+    return InferenceSettings(
+        max_items=limits.max_inputs,
+        max_rows_per_item=limits.max_rows_per_input,
+        max_rows=max(limits.max_rows, limits.max_inputs),
+    )
 
 
 def engine_settings(settings: Settings) -> EngineSettings:

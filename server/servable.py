@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
-from prompt_store.errors import UnfitError
-from prompt_store.manifest import NOT_SERVED, HeadKind, Manifest
+from prompt_store.manifest import HeadKind, Manifest
 from prompt_store.refs import TaskName, Version
 from server.engine.types import LoadRequest, ReadColumns, ReadEmbedding, Reading, ReadSequence, ReadText, ReadTokens
 from server.text.filling import Filler, FillRules
@@ -26,6 +25,7 @@ class Servable:
     tokenizer: TextTokenizer  # the backbone's, shared by all versions
     reading: Reading
     label_columns: LabelColumns | None  # of a label-words task
+    null_id: int | None  # the token at which a head says that a question has no answer; None: the tokenizer has none
     num_prefix: int  # virtual tokens that take positions, but no place in the row
 
 
@@ -52,6 +52,7 @@ class ServableMaker:
             tokenizer=self._tokenizer,
             reading=_reading(manifest, columns),
             label_columns=columns,
+            null_id=self._tokenizer.special_id("cls"),
             num_prefix=_num_prefix(artifact),
         )
         return servable, LoadRequest(task, version, artifact, servable.reading, filler.leading)
@@ -79,10 +80,12 @@ def _num_prefix(artifact: Artifact) -> int:
 
 def _reading(manifest: Manifest, columns: LabelColumns | None) -> Reading:
     match manifest.kind:
-        case HeadKind.SEQUENCE_CLASSIFICATION:
+        case HeadKind.SEQUENCE_CLASSIFICATION | HeadKind.MULTIPLE_CHOICE:
             return ReadSequence()
         case HeadKind.TOKEN_CLASSIFICATION:
             return ReadTokens()
+        case HeadKind.QUESTION_ANSWERING:
+            return ReadTokens(manifest.qa_offset)
         case HeadKind.LABEL_WORDS:
             assert columns is not None, "the manifest's validator asks for label_words"
             return ReadColumns(columns.columns)
@@ -91,5 +94,3 @@ def _reading(manifest: Manifest, columns: LabelColumns | None) -> Reading:
         case HeadKind.EMBEDDING:
             assert manifest.pool is not None, "the manifest's validator asks for a pool"
             return ReadEmbedding(manifest.pool)
-        case HeadKind.QUESTION_ANSWERING | HeadKind.MULTIPLE_CHOICE:
-            raise UnfitError(NOT_SERVED[manifest.kind])

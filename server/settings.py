@@ -25,6 +25,8 @@ class Limits(BaseModel):
     max_upload_bytes: Count = 512 << 20  # one publish, all its parts
     max_uploads_in_flight: Count = 4
     max_inputs: Count = 256  # per request, over all requests of a batch call
+    max_rows_per_input: Count = 128  # windows of one long context, or choices of one question
+    max_rows: Count = 512  # per request, over all of its inputs' windows and choices
     max_requests_in_flight: Count = 512
     body_timeout_s: Seconds = 30.0  # a JSON body, from its first byte to its last
     chunk_timeout_s: Seconds = 30.0  # between two chunks of an upload

@@ -8,10 +8,13 @@ from contextlib import asynccontextmanager
 from pydantic import JsonValue
 
 from prompt_store.errors import SoftmuxError, TrialError
-from prompt_store.manifest import Manifest
+from prompt_store.manifest import HeadKind, Manifest
 from prompt_store.refs import TaskName, TaskRef
+from prompt_store.template import CHOICE, CHOICES
 from server.golden import differences, promised_outputs
 from server.inference.answer import InferCall
+from server.inference.expansion import expand
+from server.inference.parameters import parse_parameters
 from server.inference.service import InferenceService
 from server.inference.walk import to_row
 from server.servable import ServableMaker
@@ -22,6 +25,7 @@ from server.text.errors import TextError
 from server.upload import Candidate
 
 _TRIAL_TEXT = "A short text."
+_MAX_TRIAL_ROWS = 1024  # only the first one is run
 
 
 class Trial:
@@ -72,16 +76,19 @@ class Trial:
 
     async def _run_alone(self, task: TaskName, candidate: Candidate) -> None:
         servable, request = self._maker.make(task, candidate.version, candidate.artifact)
-        example = _trial_input(candidate.artifact.manifest, servable.filler.fields)
+        manifest = candidate.artifact.manifest
+        example = _trial_input(manifest, servable.filler.fields)
         try:
-            filled = servable.filler.fill_input(example)
+            rows = expand(servable, example, parse_parameters(manifest.kind, {}), _MAX_TRIAL_ROWS)
         except TextError as error:
             raise TrialError(f"the template cannot be filled with {example!r}: {error}") from error
-        await self._engine.trial(request, to_row(filled))
+        await self._engine.trial(request, to_row(rows[0]))
 
 
 def _trial_input(manifest: Manifest, fields: tuple[str, ...]) -> JsonValue:
     if manifest.examples:
         inputs = manifest.examples[0].inputs
         return inputs[0] if isinstance(inputs, list) and inputs else inputs
+    if manifest.kind is HeadKind.MULTIPLE_CHOICE:
+        return {**{name: _TRIAL_TEXT for name in fields if name != CHOICE}, CHOICES: [_TRIAL_TEXT, _TRIAL_TEXT]}
     return dict.fromkeys(fields, _TRIAL_TEXT)

@@ -95,6 +95,8 @@ class Bringing:
             return ()
         if isinstance(request.reading, ReadEmbedding) and request.reading.reads_start:
             return ()
+        if isinstance(request.reading, ReadTokens) and request.reading.first is not None:
+            return ()
         if _reads_text(request.reading) and any(token is not None for token in leading):
             return ()
         return leading

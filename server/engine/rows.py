@@ -10,7 +10,7 @@ from server.engine.kv import SlotPool
 from server.engine.plan import PlannedRow
 from server.engine.residency import Resident, Vectors
 from server.engine.sampling import RowSampler
-from server.engine.types import FinishReason, ReadEmbedding, ReadText, RowInput, SamplingParams, Token
+from server.engine.types import FinishReason, ReadEmbedding, ReadText, ReadTokens, RowInput, SamplingParams, Token
 
 
 class RunningRow:
@@ -62,6 +62,14 @@ class RunningRow:
         """Where the row's own tokens stand, between its virtual ones."""
         soft = set(self.soft_positions)
         return [place for place in range(len(self.input_ids)) if place not in soft]
+
+    @property
+    def token_places(self) -> Sequence[int]:
+        """Where a head that reads tokens reads the row."""
+        places, reading = self.text_places, self.resident.reading
+        if not isinstance(reading, ReadTokens) or reading.first is None:
+            return places
+        return range(reading.first, reading.first + len(places))
 
     @property
     def _num_seen(self) -> int:

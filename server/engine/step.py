@@ -106,11 +106,11 @@ class Stepper:
                 yield index, _finite(rows[index], row_logits)
 
     def _tokens(self, rows: Sequence[RunningRow], read: _Read) -> Iterator[tuple[int, RowResult]]:
-        """Read token heads: every input position that is not a virtual token."""
+        """Read token heads: every input position that is not a virtual token, unless the task says otherwise."""
         for members in _by_head(rows, _reading(rows, ReadTokens)):
             head = rows[members[0]].resident.head
             assert head is not None
-            places = [rows[i].text_places for i in members]
+            places = [rows[i].token_places for i in members]
             logits = head.logits(read.of(members, places).float()).cpu()
             parts = torch.split(logits, [len(row_places) for row_places in places])
             for index, row_logits in zip(members, parts, strict=True):

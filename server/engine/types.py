@@ -50,7 +50,12 @@ class ReadSequence:
 
 @dataclass(frozen=True, slots=True)
 class ReadTokens:
-    """Read logits of every text token through the artifact's head: [num_tokens, num_labels]."""
+    """Read logits of every text token through the artifact's head: [num_tokens, num_labels].
+
+    `first`: read as many places from this one on instead, where training did not count the virtual tokens.
+    """
+
+    first: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic import JsonValue
 
 from server.inference.errors import RequestError
+from server.inference.expansion import Rows
+from server.inference.settings import InferenceSettings
 from server.text.errors import TextError
-from server.text.filling import Filled, Filler
 
 # Below this a thread's hand-over costs more than the tokenising that it would take off the event loop.
 _MAX_CHARS_ON_LOOP = 20_000
 
+Fill = Callable[[JsonValue], Rows]
 
-async def fill_inputs(filler: Filler, inputs: JsonValue, max_items: int) -> tuple[Filled, ...]:
-    """Fill the template with every item. Raises RequestError that names the item at fault."""
-    items = split_inputs(inputs, max_items)
+
+async def fill_inputs(fill: Fill, inputs: JsonValue, settings: InferenceSettings) -> tuple[Rows, ...]:
+    """Turn every item into its rows. Raises RequestError that names the item at fault."""
+    items = split_inputs(inputs, settings.max_items)
     if sum(map(_num_chars, items)) > _MAX_CHARS_ON_LOOP:
-        return await asyncio.to_thread(_fill_all, filler, items, isinstance(inputs, list))
-    return _fill_all(filler, items, isinstance(inputs, list))
+        return await asyncio.to_thread(_fill_all, fill, items, isinstance(inputs, list), settings.max_rows)
+    return _fill_all(fill, items, isinstance(inputs, list), settings.max_rows)
 
 
 def split_inputs(inputs: JsonValue, max_items: int) -> Sequence[JsonValue]:
@@ -34,23 +37,35 @@ def split_inputs(inputs: JsonValue, max_items: int) -> Sequence[JsonValue]:
     return inputs
 
 
-def _fill_all(filler: Filler, items: Sequence[JsonValue], is_batch: bool) -> tuple[Filled, ...]:
-    return tuple(_fill(filler, item, f"inputs[{index}]" if is_batch else "inputs") for index, item in enumerate(items))
+def _fill_all(fill: Fill, items: Sequence[JsonValue], is_batch: bool, max_rows: int) -> tuple[Rows, ...]:
+    filled: list[Rows] = []
+    num_rows = 0
+    for index, item in enumerate(items):
+        param = f"inputs[{index}]" if is_batch else "inputs"
+        filled.append(_fill(fill, item, param))
+        num_rows += len(filled[-1])
+        if num_rows > max_rows:  # said at the first item too many, before the others cost anything
+            raise RequestError(
+                f"{param} is where the request's windows and choices come to {num_rows} rows; at most {max_rows} are "
+                "taken in one request (limits.max_rows): send the inputs in several",
+                param,
+            )
+    return tuple(filled)
 
 
-def _fill(filler: Filler, item: JsonValue, param: str) -> Filled:
+def _fill(fill: Fill, item: JsonValue, param: str) -> Rows:
     try:
-        filled = filler.fill_input(item)
+        rows = fill(item)
     except TextError as error:
         raise RequestError(f"{param}: {error}", param) from error
     except UnicodeEncodeError as error:
         # JSON can spell half of a surrogate pair; no tokenizer takes it.
         raise RequestError(f"{param} is not valid Unicode: {error.reason} at {error.start}", param) from error
-    if not filled.input_ids:
+    if not all(filled.input_ids for filled in rows):
         raise RequestError(f"{param} has no token at all; this task needs a text", param)
-    return filled
+    return rows
 
 
 def _num_chars(item: JsonValue) -> int:
-    texts = item.values() if isinstance(item, dict) else [item]
-    return sum(len(text) for text in texts if isinstance(text, str | list))
+    values = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+    return len(item) if isinstance(item, str) else sum(map(_num_chars, values))

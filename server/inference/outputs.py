@@ -54,6 +54,17 @@ def embedding_output(vector: torch.Tensor, is_unit: bool, dimensions: int | None
     return {"embedding": values}
 
 
+def choice_output(
+    logits: torch.Tensor,  # [choices], each one's own row
+    choices: Sequence[str],
+) -> Output:
+    """Answer a multiple choice: softmax over the choices; `scores` are in their order."""
+    assert logits.shape == (len(choices),), f"{tuple(logits.shape)} logits for {len(choices)} choices"
+    scores: list[JsonValue] = torch.softmax(logits.float(), dim=0).tolist()
+    best = int(logits.argmax())
+    return {"choice": best, "label": choices[best], "score": scores[best], "scores": scores}
+
+
 def _ranked(scores: torch.Tensor, labels: Sequence[str], top_k: int | None) -> Output:
     values = scores.tolist()
     order = sorted(range(len(labels)), key=lambda i: -values[i])

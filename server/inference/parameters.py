@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from prompt_store.manifest import GenerationDefaults, HeadKind
 from server.inference.errors import RequestError
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
+MAX_ANSWERS = 100
 
 
 def _tuple_of(value: object) -> object:
@@ -45,6 +46,27 @@ class TokenParameters(_Parameters):
     ignore_labels: Labels = ("O",)
 
 
+class AnswerParameters(_Parameters):
+    """For question answering."""
+
+    top_k: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] | None = None  # None: the best one, without a list
+    max_answer_length: Annotated[int, Field(ge=1, le=512)] = 15  # tokens
+    doc_stride: Annotated[int, Field(ge=0)] | None = None  # tokens that two windows share; None: 128 where they fit
+    align_to_words: bool = True
+    handle_impossible_answer: bool = False
+    null_threshold: float | None = None  # None: "no answer" is ranked by its score like any other
+
+    @model_validator(mode="after")
+    def _threshold_has_a_use(self) -> Self:
+        if self.null_threshold is not None and not self.handle_impossible_answer:
+            raise ValueError("null_threshold is for handle_impossible_answer, which is not set")
+        return self
+
+
+class ChoiceParameters(_Parameters):
+    """For multiple choice."""
+
+
 class EmbeddingParameters(_Parameters):
     """For embeddings."""
 
@@ -62,13 +84,22 @@ class GenerationParameters(GenerationDefaults):
     stream: bool = False
 
 
-Parameters = ClassificationParameters | TokenParameters | GenerationParameters | EmbeddingParameters
+Parameters = (
+    ClassificationParameters
+    | TokenParameters
+    | AnswerParameters
+    | ChoiceParameters
+    | GenerationParameters
+    | EmbeddingParameters
+)
 _P = TypeVar("_P", bound=BaseModel)
 
 _MODELS: dict[HeadKind, type[Parameters]] = {
     HeadKind.SEQUENCE_CLASSIFICATION: ClassificationParameters,
     HeadKind.LABEL_WORDS: ClassificationParameters,
     HeadKind.TOKEN_CLASSIFICATION: TokenParameters,
+    HeadKind.QUESTION_ANSWERING: AnswerParameters,
+    HeadKind.MULTIPLE_CHOICE: ChoiceParameters,
     HeadKind.GENERATION: GenerationParameters,
     HeadKind.EMBEDDING: EmbeddingParameters,
 }

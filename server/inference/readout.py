@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
+import torch
 from pydantic import JsonValue
 
 from prompt_store.manifest import HeadKind
+from prompt_store.template import CHOICE
 from server.engine.types import Outcome, Token
 from server.inference.answer import Answer, Timing, Usage
-from server.inference.outputs import embedding_output, label_words_output, sequence_output
+from server.inference.outputs import choice_output, embedding_output, label_words_output, sequence_output
 from server.inference.parameters import (
+    AnswerParameters,
+    ChoiceParameters,
     ClassificationParameters,
     EmbeddingParameters,
-    GenerationParameters,
     TokenParameters,
 )
+from server.inference.question_answering import answer_output
 from server.inference.spans import SpanReader
 from server.inference.walk import Walk
 from server.inference.writing import Written
@@ -72,13 +77,24 @@ def _usage(walk: Walk, num_written: int) -> Usage:
 
 
 def _head_outputs(walk: Walk, outcomes: Sequence[Outcome]) -> list[JsonValue]:
-    rows = zip(walk.work.filled, outcomes, strict=True)
-    return [_head_output(walk, filled, outcome) for filled, outcome in rows]
+    left = map(_logits, outcomes)
+    return [_item_output(walk, list(zip(rows, islice(left, len(rows)), strict=True))) for rows in walk.work.items]
 
 
-def _head_output(walk: Walk, filled: Filled, outcome: Outcome) -> JsonValue:
-    servable, manifest, logits = walk.lease.servable, walk.lease.servable.manifest, outcome.logits
-    assert logits is not None, "the engine reads logits for everything but generation"
+def _item_output(walk: Walk, rows: Sequence[tuple[Filled, torch.Tensor]]) -> JsonValue:
+    """Answer one input from all of its rows."""
+    match walk.work.parameters:
+        case AnswerParameters() as parameters:
+            return answer_output(rows, walk.lease.servable.null_id, parameters)
+        case ChoiceParameters():
+            return choice_output(torch.cat([logits for _, logits in rows]), [row.fields[CHOICE] for row, _ in rows])
+        case _:
+            ((row, logits),) = rows
+            return _row_output(walk, row, logits)
+
+
+def _row_output(walk: Walk, filled: Filled, logits: torch.Tensor) -> JsonValue:
+    servable, manifest = walk.lease.servable, walk.lease.servable.manifest
     match walk.work.parameters:
         case TokenParameters(aggregation_strategy=strategy, ignore_labels=ignored):
             labels = manifest.labels or invented_labels(logits.shape[-1])
@@ -91,8 +107,13 @@ def _head_output(walk: Walk, filled: Filled, outcome: Outcome) -> JsonValue:
         case EmbeddingParameters(normalize=normalize, dimensions=dimensions):
             is_unit = bool(manifest.normalize) if normalize is None else normalize
             return embedding_output(logits, is_unit, dimensions)
-        case GenerationParameters():
-            raise AssertionError("generation reads no logits")
+        case _:
+            raise AssertionError("generation reads no logits, and kinds of several rows are read together")
+
+
+def _logits(outcome: Outcome) -> torch.Tensor:
+    assert outcome.logits is not None, "the engine reads logits for everything but generation"
+    return outcome.logits
 
 
 def invented_labels(count: int) -> tuple[str, ...]:

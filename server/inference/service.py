@@ -6,25 +6,20 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from prompt_store.errors import SoftmuxError
 from server.engine.errors import DeadlineError, NonFiniteError
 from server.inference.answer import Answer, DoneEvent, ErrorEvent, InferCall, StreamEvent
 from server.inference.errors import RequestError
 from server.inference.readout import Clocked, read_answer
+from server.inference.settings import InferenceSettings
 from server.inference.start_line import StartLine
 from server.inference.walk import Walk, prepare
 from server.serving_engine import ServingEngine
 from server.task_lease import TaskLease
 from server.tasks import Tasks
 
-
-@dataclass(frozen=True, slots=True)
-class InferenceSettings:
-    """How much one request may ask for."""
-
-    max_items: int = 256  # inputs in one request, over all calls of a batch
+__all__ = ["AnswerStream", "InferenceService", "InferenceSettings"]
 
 
 class InferenceService:
@@ -39,7 +34,7 @@ class InferenceService:
     ) -> None:
         self._engine = engine
         self._tasks = tasks
-        self._max_items = (settings or InferenceSettings()).max_items
+        self._settings = settings or InferenceSettings()
         self._clock = clock
 
     async def infer(self, call: InferCall) -> Answer:
@@ -62,7 +57,7 @@ class InferenceService:
         """Begin a streamed answer of exactly one input; raises like `infer` as long as nothing was streamed."""
         walk, clocked = await self._admit(call)
         try:
-            if len(walk.work.filled) > 1:
+            if len(walk.work.items) > 1:
                 raise RequestError("a stream has one input; send the others in requests of their own", "inputs")
             walk.submit()
         except BaseException:
@@ -73,7 +68,7 @@ class InferenceService:
     async def answer(self, lease: TaskLease, call: InferCall) -> Answer:
         """Answer under a lease that the caller holds and releases. Raises RequestError, EngineError."""
         clocked = Clocked(self._clock)
-        walk = Walk(self._engine, lease, await prepare(lease, call, self._max_items))
+        walk = Walk(self._engine, lease, await prepare(lease, call, self._settings))
         try:
             walk.submit()
             return await read_answer(walk, clocked)
@@ -111,7 +106,7 @@ class InferenceService:
         lease = await self._lease(call)
         clocked.leased()
         try:
-            return Walk(self._engine, lease, await prepare(lease, call, self._max_items)), clocked
+            return Walk(self._engine, lease, await prepare(lease, call, self._settings)), clocked
         except BaseException:
             lease.release()
             raise
@@ -130,9 +125,9 @@ class InferenceService:
         num_items = sum(len(call.inputs) if isinstance(call.inputs, list) else 1 for call in calls)
         if not calls:
             raise RequestError("requests is an empty list: give at least one", "requests")
-        if num_items > self._max_items:
+        if num_items > self._settings.max_items:
             raise RequestError(
-                f"requests has {num_items} inputs in all; at most {self._max_items} are taken in one request",
+                f"requests has {num_items} inputs in all; at most {self._settings.max_items} are taken in one request",
                 "requests",
             )
 

@@ -6,13 +6,18 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from itertools import chain
+
+from pydantic import JsonValue
 
 from server.engine.types import Outcome, RowInput, RowRequest, SamplingParams
 from server.inference.answer import InferCall, TokenEvent
 from server.inference.errors import RequestError
+from server.inference.expansion import Rows, expand
 from server.inference.inputs import fill_inputs
 from server.inference.parameters import EmbeddingParameters, GenerationParameters, Parameters, parse_parameters
 from server.inference.sampling import Generation, generation_of
+from server.inference.settings import InferenceSettings
 from server.inference.writing import Writing, Written
 from server.serving_engine import RowChannel, ServingEngine
 from server.task_lease import TaskLease
@@ -25,8 +30,13 @@ class Work:
 
     call: InferCall
     parameters: Parameters
-    filled: tuple[Filled, ...]
+    items: tuple[Rows, ...]  # the rows of each input
     generation: Generation | None  # of a generation task
+
+    @property
+    def filled(self) -> tuple[Filled, ...]:
+        """Every row, one input after the other."""
+        return tuple(chain.from_iterable(self.items))
 
     @property
     def wants_logprobs(self) -> bool:
@@ -34,16 +44,20 @@ class Work:
         return self.generation is not None and self.generation.sampling.num_logprobs is not None
 
 
-async def prepare(lease: TaskLease, call: InferCall, max_items: int) -> Work:
+async def prepare(lease: TaskLease, call: InferCall, settings: InferenceSettings) -> Work:
     """Parse the parameters and fill the template. Raises RequestError."""
     manifest = lease.servable.manifest
     if call.kind is not None and manifest.kind is not call.kind:
         raise RequestError(f"{lease.task} is a {manifest.kind} task; this route is for {call.kind} tasks", "task_id")
     parameters = parse_parameters(manifest.kind, call.parameters)
-    filled = await fill_inputs(lease.servable.filler, call.inputs, max_items)
+
+    def fill(item: JsonValue) -> Rows:
+        return expand(lease.servable, item, parameters, settings.max_rows_per_item)
+
+    items = await fill_inputs(fill, call.inputs, settings)
     if not isinstance(parameters, GenerationParameters):
-        return Work(call, parameters, filled, None)
-    return Work(call, parameters, filled, generation_of(parameters, manifest.generation))
+        return Work(call, parameters, items, None)
+    return Work(call, parameters, items, generation_of(parameters, manifest.generation))
 
 
 class Walk:

@@ -71,7 +71,9 @@ class Filler:
         fields, long = self._fields_of(inputs), self._rules.truncated_field
         assert long is not None, "whoever reads in windows says which field"
         if "input_ids" in fields and len(fields) == 1:
-            raise InputIdsError(f"answers are found in the text of {long!r}, which input_ids has not: send {self._asked}")
+            raise InputIdsError(
+                f"answers are found in the text of {long!r}, which input_ids has not: send {self._asked}"
+            )
         check_fields(self.fields, fields)
         if not fields[long].strip():
             raise FieldError(f"field {long!r} is empty: there is nothing to find an answer in")

@@ -44,8 +44,8 @@ def cut_windows(runs: Sequence[Run], max_text_tokens: int, rules: WindowRules) -
     num_windows = 1 + -(-(num_long - room) // step)
     if num_windows > rules.max_windows:
         raise TextTooLongError(
-            f"the text takes {num_windows} windows of {room} tokens; at most {rules.max_windows} rows are taken for one "
-            "input (limits.max_rows_per_input): send it in parts, or with a smaller doc_stride"
+            f"the text takes {num_windows} windows of {room} tokens; at most {rules.max_windows} rows are taken for "
+            "one input (limits.max_rows_per_input): send it in parts, or with a smaller doc_stride"
         )
     for start in range(0, num_windows * step, step):
         yield [*runs[:place], _window(runs[place], start, start + room), *runs[place + 1 :]]

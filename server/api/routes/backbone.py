@@ -7,7 +7,7 @@ from dataclasses import asdict
 from fastapi import APIRouter, Depends
 
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
-from prompt_store.manifest import NOT_SERVED, HeadKind, Method
+from prompt_store.manifest import HeadKind, Method
 from server.api.auth import tenant_access
 from server.api.schemas.common import ERRORS
 from server.api.schemas.operation import Ability, BackboneLimits, BackboneView, Fingerprint
@@ -61,7 +61,7 @@ def _method(spec: BackboneSpec, method: Method) -> Ability:
 
 
 def _head(spec: BackboneSpec, kind: HeadKind) -> Ability:
-    reason = NOT_SERVED.get(kind)
+    reason: str | None = None
     if kind is HeadKind.GENERATION and spec.lm_head != "causal":
         reason = f"{spec.name} has no causal LM head: it cannot write text"
     elif kind is HeadKind.LABEL_WORDS and spec.lm_head is None:
