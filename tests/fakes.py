@@ -24,6 +24,7 @@ from server.engine.types import (
     LoadRequest,
     Outcome,
     ReadColumns,
+    ReadEmbedding,
     ReadText,
     ReadTokens,
     RowInput,
@@ -226,6 +227,8 @@ def answer_row(row: FakeRow, tokenizer: PreTrainedTokenizerFast) -> None:
             row.finish(FinishReason.LENGTH)
         case ReadColumns(columns):
             row.finish(FinishReason.READ, torch.arange(len(columns), 0, -1).float())
+        case ReadEmbedding():
+            row.finish(FinishReason.READ, torch.arange(8.0) + len(row_input.input_ids))
         case ReadTokens():
             num_tokens = len(row_input.input_ids) - len(row_input.soft_positions)
             logits = torch.zeros(num_tokens, len(labels))
@@ -317,6 +320,11 @@ def labeller(seed: int = 0, **manifest: Any) -> Artifact:
     """A prompt-tuned task read by label words; the fake engine picks the first label."""
     words = {"label_words": {"good": ("y",), "bad": ("n",)}, "labels": ("good", "bad")}
     return writer(seed, kind=HeadKind.LABEL_WORDS, template="<soft:3>{text} ", **{**words, **manifest})
+
+
+def embedder(seed: int = 0, **manifest: Any) -> Artifact:
+    """A prompt whose answer is a vector; the fake engine counts up from the length of the row."""
+    return writer(seed, **{"kind": HeadKind.EMBEDDING, "pool": "mean", "template": "<soft:3>{text}", **manifest})
 
 
 def tagger(seed: int = 0, **manifest: Any) -> Artifact:

@@ -108,6 +108,7 @@ _AUTO = {
     "MASKED_LM": AutoModelForMaskedLM,
     "SEQ_CLS": AutoModelForSequenceClassification,
     "TOKEN_CLS": AutoModelForTokenClassification,
+    "FEATURE_EXTRACTION": AutoModel,
 }
 
 

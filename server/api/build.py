@@ -15,6 +15,7 @@ from server.api.routes import (
     aliases,
     backbone,
     documentation,
+    embeddings,
     infer,
     operation,
     plan,
@@ -57,6 +58,7 @@ def _routers() -> tuple[APIRouter, ...]:
     return (
         infer.router,
         in_both_forms(infer.task_router),
+        embeddings.router,
         tasks.tenant_forms(tasks.list_router),
         *(in_both_forms(router) for router in of_one_task),
         plan.router,

@@ -20,6 +20,8 @@ from server.inference.errors import RequestError
 from server.text.errors import TextError
 
 RETRY_AFTER_S = 2
+OPENAI_PATHS = frozenset({"/v1/embeddings"})
+"""The routes that speak OpenAI's protocol, errors too."""
 
 # An error takes the row of its nearest ancestor. The root and the branches that nobody raises have none on purpose:
 # a test walks every subclass, so a new error cannot be forgotten here.
@@ -87,6 +89,17 @@ class Problem:
             facts["reasons"] = list(self.reasons)
         return {"error": facts}
 
+    def openai_body(self) -> dict[str, object]:
+        """Return OpenAI's envelope: `code` is our type, in its own word for a task that is not there."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        facts: dict[str, object] = {
+            "message": self.message,
+            "type": "rate_limit_error" if self.status == 429 else kind,
+            "param": self.param,
+            "code": "model_not_found" if self.type == "task_not_found" else self.type,
+        }
+        return {"error": facts}
+
 
 INTERNAL = Problem(500, "internal", "the server failed; its log has the cause under this request_id")
 
@@ -114,10 +127,12 @@ class _ProblemResponse(JSONResponse):
 
 
 def problem_response(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Answer with the native envelope, naming the request and, where it is known, its task."""
+    """Answer with the route's envelope; ours names the request and, where it is known, its task."""
     context = context_of(request.scope)
     context.problem = problem.type
-    response = _ProblemResponse(problem.body(context.task, context.request_id), problem.status, headers)
+    is_openai = request.scope["path"] in OPENAI_PATHS
+    body = problem.openai_body() if is_openai else problem.body(context.task, context.request_id)
+    response = _ProblemResponse(body, problem.status, headers)
     if problem.retry_after_s is not None:
         response.headers["Retry-After"] = str(problem.retry_after_s)
     return response

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,17 +28,30 @@ UNKNOWN_KIND = "unknown"
 
 async def respond(request: Request, services: Services, call: InferCall) -> Response:
     """Answer one call in the form that its parameters ask for. A client that leaves cancels it."""
-    context_of(request.scope).task = str(call.ref)
-    try:
-        if call.parameters.get("stream") is True:
-            return await _stream(request, services, call)
+    if call.parameters.get("stream") is not True:
+        return JSONResponse(answer_json(await answered(request, services, call)))
+    with _counted_problems(request, services, call):
+        return await _stream(request, services, call)
+
+
+async def answered(request: Request, services: Services, call: InferCall) -> Answer:
+    """Answer one call, counted whether it ends well or not. A client that leaves cancels it."""
+    with _counted_problems(request, services, call):
         answer = await while_connected(request.receive, services.parts.inference.infer(call))
+    count_answer(services.metrics, answer)
+    return answer
+
+
+@contextmanager
+def _counted_problems(request: Request, services: Services, call: InferCall) -> Iterator[None]:
+    context = context_of(request.scope)
+    context.task = str(call.ref)
+    try:
+        yield
     except SoftmuxError as error:
         count_problem(services.metrics, problem_of(error))
-        context_of(request.scope).client_left = isinstance(error, ClientGoneError)
+        context.client_left = isinstance(error, ClientGoneError)
         raise
-    count_answer(services.metrics, answer)
-    return JSONResponse(answer_json(answer))
 
 
 async def _stream(request: Request, services: Services, call: InferCall) -> EventStream:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+_SHOWN_ENTRIES = 6  # of a vector
+
+
 def draw_answer(answer: dict[str, Any]) -> Group:
     """Draw every output, then which version gave it and what it took."""
     from rich.console import Group
@@ -37,12 +40,22 @@ def _draw_output(output: Any) -> RenderableType:
     match output:
         case {"scores": list() as scores}:
             return _draw_scores(scores)
+        case {"embedding": [*values]}:
+            return _draw_vector(values)
         case {"text": str() as text}:
             return Text(text)
         case [{"start": int()}, *_] | []:
             return _draw_spans(output)
         case _:
             return Text(json.dumps(output, ensure_ascii=False))
+
+
+def _draw_vector(values: list[float]) -> Text:
+    from rich.text import Text
+
+    more = ", ..." if len(values) > _SHOWN_ENTRIES else ""
+    shown = ", ".join(f"{value:.4f}" for value in values[:_SHOWN_ENTRIES])
+    return Text(f"[{shown}{more}] {len(values)} entries")
 
 
 def _draw_scores(scores: list[dict[str, Any]]) -> Table:

@@ -34,7 +34,8 @@ Parameters = Annotated[
     Field(
         description="What the task's kind takes. Generation: max_new_tokens, temperature, top_p, top_k, min_p, "
         "repetition_penalty, presence_penalty, frequency_penalty, stop, seed, logprobs, ignore_eos, stream. "
-        "Classification and label words: top_k, threshold. Token classification: aggregation_strategy, ignore_labels."
+        "Classification and label words: top_k, threshold. Token classification: aggregation_strategy, ignore_labels. "
+        "Embedding: normalize, dimensions."
     ),
 ]
 User = Annotated[
