@@ -7,7 +7,8 @@ Sources: Liu et al. 2021 (P-Tuning), section 3.2; Li and Liang 2021 (Prefix-Tuni
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,28 +16,31 @@ from torch import nn
 
 from prompt_store.errors import CheckpointError
 
-Activation = Literal["relu", "tanh"]
-_ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
+Activation = Literal["relu", "tanh", "gelu-tanh"]
+_ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "gelu-tanh": partial(nn.functional.gelu, approximate="tanh"),
+}
+_LAYER_NAME = re.compile(r"([0-9]{1,2})\.(?:weight|bias)")
 _LSTM_NAME = re.compile(r"(?:weight|bias)_(?:ih|hh)_l([0-9]{1,2})(?:_reverse)?")
 _Shapes = dict[str, tuple[int, ...]]
 
 
 @torch.no_grad()
 def run_mlp(inputs: torch.Tensor, tensors: Mapping[str, torch.Tensor], activation: Activation) -> torch.Tensor:
-    """Return [rows, out] of inputs [rows, in] through Linear `0`, the activation, Linear `2`.
+    """Return [rows, out] of inputs [rows, in] through Linear `0`, the activation, Linear `2`, and so on to the last.
 
-    `tensors` has `0.weight`, `0.bias`, `2.weight`, `2.bias`. Raises CheckpointError with every misfit.
+    `tensors` has the names of a `torch.nn.Sequential`: `0.weight`, `0.bias`, `2.weight`, `2.bias`, and `4.`, `6.` where
+    it is deeper. Raises CheckpointError with every misfit.
     """
-    hidden, out = (_rows(tensors.get(f"{layer}.weight")) for layer in (0, 2))
-    expected: _Shapes = {
-        "0.weight": (hidden, inputs.shape[-1]),
-        "0.bias": (hidden,),
-        "2.weight": (out, hidden),
-        "2.bias": (out,),
-    }
-    _expect_shapes("MLP", tensors, expected)
-    middle = _ACTIVATIONS[activation](_linear(inputs.float(), tensors, "0"))
-    return _linear(middle, tensors, "2")
+    last = max((int(found[1]) for name in tensors if (found := _LAYER_NAME.fullmatch(name))), default=2)
+    layers = range(0, max(last, 2) + 1, 2)
+    _expect_shapes("MLP", tensors, dict(_mlp_shapes(inputs.shape[-1], tensors, layers)))
+    hidden = inputs.float()
+    for layer in layers:
+        hidden = _linear(_ACTIVATIONS[activation](hidden) if layer else hidden, tensors, str(layer))
+    return hidden
 
 
 @torch.no_grad()
@@ -63,6 +67,17 @@ def run_prompt_encoder(
     Raises CheckpointError with every misfit.
     """
     return run_mlp(run_bilstm(table, lstm) if lstm else table, mlp, "relu")
+
+
+def _mlp_shapes(
+    width: int, tensors: Mapping[str, torch.Tensor], layers: range
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield weights and biases of every layer: each takes what the one before it gives."""
+    for layer in layers:
+        out = _rows(tensors.get(f"{layer}.weight"))
+        yield f"{layer}.weight", (out, width)
+        yield f"{layer}.bias", (out,)
+        width = out
 
 
 def _lstm_shapes(width: int, hidden: int, layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -13,11 +13,10 @@ from collections.abc import Mapping
 
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.encoders import run_mlp
-from prompt_store.errors import CheckpointError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
 from prompt_store.formats.family import Family, Parts
 from prompt_store.formats.labels import config_labels
-from prompt_store.formats.prefix_layout import per_layer
+from prompt_store.formats.prefix_layout import prefix_for
 from prompt_store.formats.table import below, read_table
 from prompt_store.formats.trained_model import read_model
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
@@ -42,9 +41,9 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     reasons.check()
     projection = below(_PROJECTION, checkpoint.tensors)
     flat = run_mlp(table, projection, "tanh") if projection else table.detach()
-    _expect_width(flat.shape[1], bool(projection), spec)
+    prefix = prefix_for(flat, spec, _advice(flat.shape[1], bool(projection), spec))
     return Parts(
-        {**per_layer(flat, spec.num_layers, spec.num_key_value_heads), **model.tensors},
+        {**prefix, **model.tensors},
         Method.P_TUNING_V2,
         len(table),
         model.kinds,
@@ -54,16 +53,9 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     )
 
 
-def _expect_width(width: int, is_projected: bool, spec: BackboneSpec) -> None:
-    needed = spec.num_layers * 2 * spec.num_key_value_heads * spec.head_dim
-    if width == needed:
-        return
+def _advice(width: int, is_projected: bool, spec: BackboneSpec) -> str:
     is_bare = width == spec.hidden_size and not is_projected
-    advice = "prefix_encoder.trans.*, its projection, is missing" if is_bare else "Was it trained for another model?"
-    raise CheckpointError(
-        f"the prefix is {width} wide; backbone {spec.name} ({spec.num_layers} layers, {spec.num_key_value_heads} "
-        f"key/value heads of {spec.head_dim}) needs {needed}. {advice}"
-    )
+    return "prefix_encoder.trans.*, its projection, is missing" if is_bare else "Was it trained for another model?"
 
 
 def _remarks(config: Mapping[str, object] | None, is_projected: bool) -> tuple[str, ...]:

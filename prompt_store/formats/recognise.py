@@ -6,7 +6,9 @@ from prompt_store.errors import CheckpointError
 from prompt_store.formats import (
     bare,
     canonical,
+    cartridges,
     peft,
+    prefix_tuning,
     ptuning_v1_fewshot,
     ptuning_v1_lama,
     ptuning_v2,
@@ -23,6 +25,8 @@ FAMILIES: tuple[Family, ...] = (
     ptuning_v1_fewshot.FAMILY,
     ptuning_v2.FAMILY,
     ptuning_v2_prompt.FAMILY,
+    prefix_tuning.FAMILY,
+    cartridges.FAMILY,
     *NOT_TAKEN,
     bare.FAMILY,
 )

@@ -47,9 +47,6 @@ NOT_TAKEN: tuple[Family, ...] = (
     not_taken("nemo", _contains("prompt_table"), _LATER),
     not_taken("chatglm", _starts("transformer.prefix_encoder."), _LATER),
     not_taken(
-        "prefix-tuning-original", _contains("control_trans", unless=("decoder_control_trans", "prompt_model.")), _LATER
-    ),
-    not_taken(
         "openprompt",
         _contains(
             "prompt_model.", "soft_embeds", "soft_embedding.weight", "new_embedding.weight", "decoder_control_trans"

@@ -62,6 +62,13 @@ NAMES = (
     "lstm_head.weight_hh_l0",
     "mlp_head.0.weight",
     "prompt_embeddings.weight",
+    "wte.weight",
+    "control_trans",
+    "control_trans.0.weight",
+    "control_trans.2.bias",
+    "trainable_keys.0",
+    "trainable_values.0",
+    "frozen_keys.0",
 )
 shapes = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 8, 16, 32, 96]), max_size=4).filter(
     lambda s: _product(s) <= 40_000

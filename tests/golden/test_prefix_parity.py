@@ -1,0 +1,100 @@
+"""What other training code put in front of a decoder answers as its module does live on the same row, in float32.
+
+Every comparison is made alone and in one mixed step with the rows of all the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from engine_cases import as_label_words, load_request, open_engine, random_ids, row_of
+from parity import assert_within
+from peft_cases import tiny_config
+from prefix_cases import Feeding, LiAndLiang, TrainableCache, live_logits
+from ptuning_cases import saved
+from transformers import AutoModelForCausalLM
+
+from prompt_store.artifact import Artifact
+from prompt_store.formats import Checkpoint, convert
+from prompt_store.formats.flatten import flatten
+from prompt_store.manifest import PublisherManifest
+from server.engine.bringing import Bringing
+from server.engine.engine import Engine
+from server.engine.rows import RunningRow
+from server.engine.types import SamplingParams
+
+TOLERANCE = 1e-4  # of the logits' scale
+LENGTHS = (1, 5, 13, 24)  # on both sides of Mistral's window of 8
+Case = tuple[Feeding, Checkpoint]
+
+
+def li_and_liang(shape: str) -> Callable[[Any], Case]:
+    def build(config: Any) -> Case:
+        module = LiAndLiang(config, shape)
+        return module, Checkpoint(saved(module), {"preseqlen": 5, "n_head": config.num_attention_heads})
+
+    return build
+
+
+def cartridge(num_frozen: int, frozen_name: str = "frozen") -> Callable[[Any], Case]:
+    def build(config: Any) -> Case:
+        module = TrainableCache(config, num_frozen, frozen_name)
+        return module, Checkpoint(flatten(module.saved()).tensors)
+
+    return build
+
+
+CARTRIDGES = {
+    "all-trained": cartridge(0),
+    "one-frozen": cartridge(1),
+    "older-names": cartridge(3, "fixed"),
+}
+CASES: Mapping[str, Mapping[str, Callable[[Any], Case]]] = {
+    "gpt2": {
+        **{
+            f"prefix-tuning-{shape}": li_and_liang(shape)
+            for shape in ("mlp", "deep", "flat", "cache", "embedding", "table")
+        },
+        **CARTRIDGES,
+    },
+    "llama-gqa": CARTRIDGES,
+    "qwen3": CARTRIDGES,
+    "mistral-window": CARTRIDGES,
+}
+
+
+@pytest.fixture(scope="module")
+def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Engine, Any]]:
+    @cache
+    def opened(arch: str) -> tuple[Engine, Any]:
+        directory = tmp_path_factory.mktemp(arch)
+        engine = open_engine(arch, directory)
+        return engine, AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
+
+    return opened
+
+
+@pytest.mark.parametrize("arch", CASES)
+def test_alone_and_mixed(engine_of: Callable[[str], tuple[Engine, Any]], arch: str) -> None:
+    engine, model = engine_of(arch)
+    bringing = Bringing(engine._backbone)
+    rows, live, names = [], [], []
+    for seed, (name, build) in enumerate(CASES[arch].items()):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            module, checkpoint = build(tiny_config(arch))
+        artifact = Artifact.from_bytes(convert(checkpoint, PublisherManifest(), engine.spec).artifact.to_bytes())
+        request = load_request(name, as_label_words(artifact))
+        resident = bringing.bring(request, bringing.part_keys(request), {}).resident
+        for length in LENGTHS:
+            ids = random_ids(length, seed)
+            rows.append(RunningRow(resident, row_of(request, ids), SamplingParams(), engine.spec.vocab_size))
+            live.append(live_logits(model, module.prompt(), ids))
+            names.append(name)
+    for name, row, result, theirs in zip(names, rows, engine._stepper.run(rows), live, strict=True):
+        assert_within(result, theirs, TOLERANCE, f"{name} on {arch}")
+        assert_within(engine._stepper.run([row])[0], theirs, TOLERANCE, f"{name} on {arch}")
