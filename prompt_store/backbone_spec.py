@@ -37,4 +37,5 @@ class BackboneSpec:
     max_abs_embedding: float
     max_abs_key: tuple[float, ...]  # per layer, as the backbone's own forward pass showed them
     max_abs_value: tuple[float, ...]
+    pair: str | None = None  # how its tokenizer writes two texts, as a template of {first} and {second}
     refusals: dict[PromptPlace, str] = field(default_factory=dict)  # a place that cannot be served -> why

@@ -13,6 +13,7 @@ from prompt_store.errors import ManifestError, UnfitError
 from prompt_store.head_checks import head_faults
 from prompt_store.manifest import HeadKind
 from prompt_store.template import Special, Template, parse_template
+from prompt_store.template_checks import kind_faults
 from prompt_store.value_checks import DEFAULT_LIMITS, Limits, value_faults, value_remarks
 
 EMBEDS_TWICE = frozenset({"bert", "roberta"})  # model types of P-Tuning v2's "Prompt" classes
@@ -146,6 +147,7 @@ def _template_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
         yield from error.reasons
         return
     yield from template.soft_faults(manifest.num_virtual_tokens, _place(artifact))
+    yield from kind_faults(manifest, template, _place(artifact))
     if manifest.truncate is not None and manifest.truncate not in template.fields:
         yield (
             f"truncate names the field {manifest.truncate[:80]!r}; the template has "

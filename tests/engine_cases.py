@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from peft_cases import VOCAB_SIZE, save_backbone
 from safetensors.torch import load_file
-from tiny_tokenizers import bert_tokenizer, gpt2_tokenizer
+from tiny_tokenizers import bert_tokenizer, gpt2_tokenizer, roberta_tokenizer
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
@@ -63,8 +63,9 @@ class Counted:
 def backbone_directory(arch: str, directory: Path) -> Path:
     """Save a tiny backbone with a tokenizer, as its publisher would."""
     save_backbone(arch, directory)
-    is_encoder = arch in {"bert", "electra", "albert"}
-    (bert_tokenizer() if is_encoder else gpt2_tokenizer()).save_pretrained(directory)
+    made = {"bert": bert_tokenizer, "electra": bert_tokenizer, "albert": bert_tokenizer, "roberta": roberta_tokenizer}
+    tokenizer = made[arch](VOCAB_SIZE) if arch in made else gpt2_tokenizer()
+    tokenizer.save_pretrained(directory)
     return directory
 
 

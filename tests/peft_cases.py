@@ -194,6 +194,7 @@ def spec_of(arch: str, **changes: Any) -> BackboneSpec:
         has_pooler=arch in {"bert", "albert"},
         lm_head="causal" if arch in DECODERS else "masked",
         mask_token_id=3 if arch in ENCODERS else None,
+        pair="<cls>{first}<sep>{second}<sep>" if arch in ENCODERS else None,
         dtype="float32",
         max_abs_embedding=1.0,
         max_abs_key=(1.0,) * layers,

@@ -19,6 +19,7 @@ from prompt_store.formats.embeddings import embedding_fields, expect_embedding, 
 from prompt_store.formats.family import Parts
 from prompt_store.formats.heads import HeadTensors, head_module, num_labels
 from prompt_store.formats.labels import Labels, head_labels, word_labels
+from prompt_store.formats.templates import expect_template, task_template
 from prompt_store.manifest import HEADED, Fingerprint, HeadKind, HeadModule, Manifest, Method, PublisherManifest
 
 _UNLABELLED = frozenset({HeadKind.QUESTION_ANSWERING, HeadKind.MULTIPLE_CHOICE})
@@ -67,13 +68,15 @@ def assemble(sources: Sources) -> tuple[Artifact, tuple[str, ...]]:
     _expect_sense(sources, kind, reasons)
     expect_embedding(sources.publisher, kind, sources.parts.tensors, reasons)
     _expect_own_weights(sources, reasons)
+    template = task_template(kind, num_virtual_tokens, (sources.publisher, sources.parts, sources.base), sources.spec)
+    template = expect_template(template, kind, sources.spec, reasons)
     reasons.check()
     fingerprint, unverified = _fingerprint(sources)
     manifest = Manifest(
         method=method,
         kind=kind,
         num_virtual_tokens=num_virtual_tokens,
-        template=_template(sources, num_virtual_tokens),
+        template=template,
         labels=labels.names,
         label_words=_label_words(sources) if kind is HeadKind.LABEL_WORDS else None,
         problem_type=_problem_type(sources, kind, labels),
@@ -91,11 +94,6 @@ def assemble(sources: Sources) -> tuple[Artifact, tuple[str, ...]]:
         *labels.checks,
         *unverified,
     )
-
-
-def default_template(num_virtual_tokens: int) -> str:
-    """Return PEFT's own layout: the virtual tokens, then the text as the tokenizer writes it."""
-    return f"<soft:{num_virtual_tokens}>{{text}}" if num_virtual_tokens else "{text}"
 
 
 def _prompt(sources: Sources) -> dict[str, torch.Tensor]:
@@ -206,6 +204,10 @@ def _expect_sense(sources: Sources, kind: HeadKind, reasons: Reasons) -> None:
     )
     if publisher.text_position_offset is not None:
         reasons.expect(KV_KEY in _prompt(sources), "text_position_offset is for KV prefixes; this prompt is not one")
+    reasons.expect(
+        publisher.qa_offset is None or kind is HeadKind.QUESTION_ANSWERING,
+        f"qa_offset says where a question-answering head reads; this is a {kind} task",
+    )
 
 
 def _expect_own_weights(sources: Sources, reasons: Reasons) -> None:
@@ -231,17 +233,6 @@ def _problem_type(sources: Sources, kind: HeadKind, labels: Labels) -> Any:
     return "regression" if len(labels.names) == 1 else "single_label"  # transformers' own rule
 
 
-def _template(sources: Sources, num_virtual_tokens: int) -> str:
-    if sources.publisher.template is not None:
-        return sources.publisher.template
-    if sources.parts.template is not None:
-        return sources.parts.template
-    base = sources.base
-    if base is not None and base.template != default_template(base.num_virtual_tokens):
-        return base.template
-    return default_template(num_virtual_tokens)
-
-
 def _fingerprint(sources: Sources) -> tuple[Fingerprint, tuple[str, ...]]:
     said = sources.publisher.fingerprint
     if said is None and sources.base is not None and not sources.parts.tensors:  # new tensors may come from elsewhere
@@ -259,11 +250,16 @@ def _same_words(sources: Sources, kind: HeadKind) -> dict[str, Any]:
     tokenize = sources.publisher.tokenize or sources.parts.tokenize or (sources.base and sources.base.tokenize)
     if tokenize:
         values["tokenize"] = tokenize
+    types = sources.publisher.token_types or sources.parts.token_types or (sources.base and sources.base.token_types)
+    if types:
+        values["token_types"] = types
     names = list(_SAME_WORDS)
     if kind is HeadKind.GENERATION:
         names.append("generation")
     if KV_KEY in _prompt(sources):
         names.append("text_position_offset")
+    if kind is HeadKind.QUESTION_ANSWERING:
+        names.append("qa_offset")
     for name in names:
         value = getattr(sources.publisher, name)
         if value is None and sources.base is not None:

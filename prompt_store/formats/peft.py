@@ -24,7 +24,7 @@ from prompt_store.formats.family import Family, Parts
 from prompt_store.formats.peft_config import PeftFields, read_fields
 from prompt_store.formats.peft_modules import saved_modules
 from prompt_store.formats.prefix_layout import per_layer
-from prompt_store.manifest import Method, PublisherManifest
+from prompt_store.manifest import HeadKind, Method, PublisherManifest
 
 _PROMPT = "prompt_embeddings"
 _TASK_COLS = "prefix_task_cols"
@@ -67,7 +67,13 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     if fields is None:
         raise CheckpointError("the config could not be read")
     return Parts(
-        {**prompt, **modules}, fields.method, fields.num_virtual_tokens, fields.kinds, checks=_remarks(fields, spec)
+        {**prompt, **modules},
+        fields.method,
+        fields.num_virtual_tokens,
+        fields.kinds,
+        # `PeftModelForQuestionAnswering.forward` takes the types and hands them to nobody.
+        token_types="zero" if fields.kinds == (HeadKind.QUESTION_ANSWERING,) else None,
+        checks=_remarks(fields, spec),
     )
 
 

@@ -22,16 +22,19 @@ _PREFIXES = frozenset({Method.PREFIX_TUNING, Method.CARTRIDGE})
 
 _WRITERS = (HeadKind.GENERATION, HeadKind.LABEL_WORDS)
 _KINDS: dict[str, tuple[HeadKind, ...]] = {
-    "SEQ_CLS": (HeadKind.SEQUENCE_CLASSIFICATION,),
+    "SEQ_CLS": (HeadKind.SEQUENCE_CLASSIFICATION, HeadKind.MULTIPLE_CHOICE),  # PEFT has no task type for choices
     "TOKEN_CLS": (HeadKind.TOKEN_CLASSIFICATION,),
+    "QUESTION_ANS": (HeadKind.QUESTION_ANSWERING,),
     "CAUSAL_LM": _WRITERS,
     # It trains on hidden states; what stood on them is not in the file, so a publisher may bring anything.
     "FEATURE_EXTRACTION": (HeadKind.EMBEDDING, *(kind for kind in HeadKind if kind is not HeadKind.EMBEDDING)),
 }
-_OTHER_TASKS = frozenset({"SEQ_2_SEQ_LM", "QUESTION_ANS"})
+_OTHER_TASKS = frozenset({"SEQ_2_SEQ_LM"})
 _CLASS_KINDS: dict[str, tuple[HeadKind, ...]] = {
     "ForSequenceClassification": _KINDS["SEQ_CLS"],
     "ForTokenClassification": _KINDS["TOKEN_CLS"],
+    "ForQuestionAnswering": _KINDS["QUESTION_ANS"],
+    "ForMultipleChoice": (HeadKind.MULTIPLE_CHOICE,),
     "ForCausalLM": _WRITERS,
     "LMHeadModel": _WRITERS,
     "ForMaskedLM": (HeadKind.LABEL_WORDS,),

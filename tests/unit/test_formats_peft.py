@@ -88,7 +88,7 @@ def test_task_id_without_multitask_contradicts_the_file() -> None:
     assert "prompt_task_id 1" in str(refused(peft_checkpoint(), PublisherManifest(prompt_task_id=1)))
 
 
-@pytest.mark.parametrize("task_type", ["SEQ_2_SEQ_LM", "QUESTION_ANS"])
+@pytest.mark.parametrize("task_type", ["SEQ_2_SEQ_LM"])
 def test_other_task_types_are_refused_by_name(task_type: str) -> None:
     assert f"{task_type!r} is not taken yet" in str(refused(peft_checkpoint(task_type=task_type)))
 
@@ -119,9 +119,28 @@ def test_null_task_type_with_a_classifier_class() -> None:
     assert found.head.reads == "tokens"
 
 
+def test_question_answering_is_read_without_token_types() -> None:
+    head = {"base_model.qa_outputs.weight": torch.zeros(2, 32), "base_model.qa_outputs.bias": torch.zeros(2)}
+    checkpoint = peft_checkpoint(head, spec=ENCODER, task_type="QUESTION_ANS")
+    found = convert(checkpoint, NOTHING, ENCODER).artifact.manifest
+    assert (found.kind, found.token_types) == (HeadKind.QUESTION_ANSWERING, "zero")
+    assert found.template == f"<soft:{N}><cls>{{question}}<sep>{{context}}<sep>"
+    said = convert(checkpoint, PublisherManifest(token_types="pair", qa_offset=0), ENCODER).artifact.manifest
+    assert (said.token_types, said.qa_offset) == ("pair", 0)
+
+
+def test_a_classifier_of_one_row_may_be_one_of_choices() -> None:
+    one = {"base_model.classifier.weight": torch.zeros(1, 32), "base_model.classifier.bias": torch.zeros(1)}
+    checkpoint = peft_checkpoint(one, spec=ENCODER, task_type="SEQ_CLS")
+    assert convert(checkpoint, NOTHING, ENCODER).artifact.manifest.kind is HeadKind.SEQUENCE_CLASSIFICATION
+    found = convert(checkpoint, PublisherManifest(kind=HeadKind.MULTIPLE_CHOICE), ENCODER).artifact.manifest
+    assert found.kind is HeadKind.MULTIPLE_CHOICE
+    assert found.template == f"<soft:{N}><cls>{{question}}<sep>{{choice}}<sep>"
+
+
 def test_null_task_type_with_an_unknown_class() -> None:
-    checkpoint = peft_checkpoint(task_type=None, auto_mapping={"base_model_class": "BertForMultipleChoice"})
-    assert "BertForMultipleChoice" in str(refused(checkpoint))
+    checkpoint = peft_checkpoint(task_type=None, auto_mapping={"base_model_class": "BertForPreTraining"})
+    assert "BertForPreTraining" in str(refused(checkpoint))
 
 
 def test_every_reason_is_listed() -> None:

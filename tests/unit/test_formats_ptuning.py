@@ -146,11 +146,17 @@ def test_trained_backbone_is_refused_but_on_its_own_weights() -> None:
     assert taken(SOUND, backbone_trained=True, fingerprint=OWN_WEIGHTS).format == "ptuning-v2"
 
 
-@pytest.mark.parametrize("kind", [SPANS, CHOICE])
-def test_kind_without_a_public_answer_is_refused_by_name(kind: HeadKind) -> None:
+@pytest.mark.parametrize(("kind", "second"), [(SPANS, "context"), (CHOICE, "choice")])
+def test_pairs_are_laid_out_as_the_tokenizer_writes_them(kind: HeadKind, second: str) -> None:
     artifact = taken(PrefixModel("bert", kind).checkpoint()).artifact
-    with pytest.raises(UnfitError, match=f"{kind} tasks are converted but not served yet"):
-        validate(artifact, ENCODER)
+    assert artifact.manifest.template == f"<soft:5><cls>{{question}}<sep>{{{second}}}<sep>"
+    validate(artifact, ENCODER)
+
+
+@pytest.mark.parametrize("kind", [SPANS, CHOICE])
+def test_pairs_that_the_tokenizer_does_not_mark_need_a_template(kind: HeadKind) -> None:
+    with pytest.raises(CheckpointError, match="puts nothing between two texts.*say template"):
+        convert(PrefixModel("bert", kind).checkpoint(), PublisherManifest(), replace(ENCODER, pair=None))
 
 
 @pytest.mark.parametrize(

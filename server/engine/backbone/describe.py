@@ -11,6 +11,7 @@ import torch
 
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
 from server.engine.backbone.backbone import Backbone
+from server.engine.backbone.pair import pair_template
 from server.engine.plan import PlannedRow, build_plan
 
 FINGERPRINT_FILE = "softmux-fingerprint.json"
@@ -46,6 +47,7 @@ def describe(backbone: Backbone, directory: Path, refusals: dict[PromptPlace, st
         has_pooler=backbone.pooler is not None,
         lm_head=None if backbone.reader is None else "causal" if shape.is_causal else "masked",
         mask_token_id=tokenizer.mask_token_id if tokenizer else None,
+        pair=pair_template(tokenizer),
         dtype=str(backbone.dtype).removeprefix("torch."),  # type: ignore[arg-type]
         max_abs_embedding=float(parts.base.get_input_embeddings().weight.abs().max()),
         max_abs_key=keys,
