@@ -18,6 +18,8 @@ class TokenRow:
 
     input_ids: list[int]
     target: list[int]
+    text: str = ""  # what a client would send for it
+    label: str = ""  # and the right answer
 
 
 def bucketed(rows: Sequence[TokenRow], size: int, rng: random.Random) -> Iterator[list[TokenRow]]:

@@ -82,6 +82,11 @@ class RatedText:
         """Both answers as the line of JSON that the task `card` writes."""
         return json.dumps({"source": self.source, "sentiment": self.sentiment})
 
+    @property
+    def tags(self) -> str:
+        """Both answers as the line that the task `tags` writes."""
+        return f"sentiment: {self.sentiment}; source: {self.source}"
+
 
 def load(cache: Path, progress: Progress) -> tuple[RatedText, ...]:
     """Return every usable line, fetching the release into `cache` the first time. Raises FetchError."""
@@ -121,6 +126,18 @@ def split_cards(rows: Sequence[RatedText]) -> Split:
     return Split(
         train=tuple(LabelledText(text, card) for text, card in cards if text not in off_limits),
         held_out=tuple(LabelledText(text, card) for text, card in cards if text in unseen),
+    )
+
+
+def split_tags(rows: Sequence[RatedText]) -> Split:
+    """Cut rows of a clear sentiment, labelled with their tags; `source` holds out the same texts."""
+    unseen = {row.text for row in split(rows, "source").held_out}
+    off_limits = unseen | {row.text for row in split(rows, "sentiment").held_out}
+    tagged = sorted({row.text: row.tags for row in rows if row.is_clear}.items())
+    random.Random(0).shuffle(tagged)
+    return Split(
+        train=tuple(LabelledText(text, tags) for text, tags in tagged if text not in off_limits),
+        held_out=tuple(LabelledText(text, tags) for text, tags in tagged if text in unseen),
     )
 
 

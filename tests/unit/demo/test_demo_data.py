@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from server.demo.vader import RatedText, balanced, read, split, split_cards
+from server.demo.vader import RatedText, balanced, read, split, split_cards, split_tags
 
 FILES = {
     "movie": "movieReviewSnippets_GroundTruth.txt",
@@ -67,6 +68,15 @@ def test_cards_hold_out_what_source_does(release: Path) -> None:
     assert {row.text for row in cards.held_out} <= unseen
     assert not {row.text for row in cards.train} & unseen
     assert json.loads(cards.held_out[0].label).keys() == {"source", "sentiment"}
+
+
+def test_tags_hold_out_what_source_does(release: Path) -> None:
+    rows = read(release)
+    tags = split_tags(rows)
+    unseen = {row.text for row in split(rows, "source").held_out}
+    assert {row.text for row in tags.held_out} <= unseen
+    assert not {row.text for row in tags.train} & unseen
+    assert all(re.fullmatch(r"sentiment: (posi|nega)tive; source: \w+", row.label) for row in tags.held_out)
 
 
 def test_balance_caps_each_label(release: Path) -> None:
