@@ -144,6 +144,7 @@ class PublisherManifest(_Part):
     token_types: TokenTypes | None = None
     qa_offset: Annotated[int, Field(ge=0)] | None = None
     prompt_task_id: Annotated[int, Field(ge=0)] | None = None  # the row of a multitask prompt
+    prompt_task: Annotated[str, Field(max_length=256)] | None = None  # the prompt to take, of a file that names several
     generation: GenerationDefaults | None = None
     examples: Annotated[tuple[GoldenExample, ...], Field(max_length=64)] | None = None
     fingerprint: Fingerprint | None = None

@@ -109,3 +109,46 @@ def live_logits(
     mask = torch.ones(1, prompt[0][0].shape[2] + len(ids))
     said = {"attention_mask": mask, "position_ids": positions, "past_key_values": cached}
     return model(input_ids=tokens, **said).logits[0, -1]  # type: ignore[no-any-return]
+
+
+class NemoEncoder(Feeding):
+    """NeMo's prompt encoder: `kind` is mlp, deep, lstm, tpmlp or embedding; nothing in the table is filled."""
+
+    def __init__(self, config: PretrainedConfig, kind: str) -> None:
+        super().__init__(config)
+        self.kind, mid, width = kind, 24, self.hidden
+        self.embedding = nn.Embedding(N, width)
+        if kind == "lstm":
+            self.lstm_head = nn.LSTM(width, mid, num_layers=2, bidirectional=True, batch_first=True)
+            self.mlp_head = nn.Sequential(nn.Linear(2 * mid, 2 * mid), nn.ReLU(), nn.Linear(2 * mid, width))
+        elif kind == "tpmlp":
+            self.tpmlp = nn.ModuleDict({"first": nn.Linear(width, mid), "second": nn.Linear(mid, width)})
+        elif kind != "embedding":
+            middle = [nn.Linear(mid, mid), nn.ReLU()] if kind == "deep" else []
+            self.mlp_head = nn.Sequential(nn.Linear(width, mid), nn.ReLU(), *middle, nn.Linear(mid, width))
+
+    def prompt(self) -> torch.Tensor:
+        rows = self.embedding(torch.arange(N))[None]
+        match self.kind:
+            case "embedding":
+                return rows[0]
+            case "lstm":
+                return self.mlp_head(self.lstm_head(rows)[0])[0]
+            case "tpmlp":
+                middle = self.tpmlp["first"](rows)
+                fused = middle * 0.5 * (1.0 + torch.tanh(0.79788456 * middle * (1 + 0.044715 * middle * middle)))
+                return self.tpmlp["second"](fused)[0]
+            case _:
+                return self.mlp_head(rows)[0]
+
+    def saved(self, is_filled: bool, task: str = "squad") -> dict[str, dict[str, torch.Tensor]]:
+        """Return the nested state dict; a table that was not filled is all zeros."""
+        table = self.prompt().detach() if is_filled else torch.zeros(N, self.hidden)
+        heads = {
+            name: getattr(self, name).state_dict() for name in ("mlp_head", "lstm_head", "tpmlp") if hasattr(self, name)
+        }
+        tables = {
+            f"prompt_table.{task}.prompt_embeddings.weight": table,
+            f"prompt_table.{task}.indices": torch.arange(N),
+        }
+        return {"prompt_table": tables, "embeddings": self.embedding.state_dict(), **heads}

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.errors import CheckpointError
+from prompt_store.formats import nemo
 from prompt_store.formats.assemble import Sources, assemble
 from prompt_store.formats.checkpoint import Checkpoint, read_config
 from prompt_store.formats.family import Parts
@@ -35,6 +37,10 @@ def convert(
     Whether the artifact fits the backbone is for `validate`. Raises CheckpointError, ManifestError, with every reason.
     """
     family = recognise(checkpoint)
+    if publisher.prompt_task is not None and family is not nemo.FAMILY:
+        raise CheckpointError(
+            f"prompt_task {publisher.prompt_task!r} picks one of several named prompts; a {family.name} file holds one"
+        )
     parts = family.convert(checkpoint, publisher, spec)
     if parts.manifest is not None:  # a whole artifact: nothing is missing, so it stands in the place of a base
         base, parts = Artifact(parts.manifest, parts.tensors), Parts()

@@ -7,12 +7,15 @@ from prompt_store.formats import (
     bare,
     canonical,
     cartridges,
+    nemo,
     peft,
     prefix_tuning,
     ptuning_v1_fewshot,
     ptuning_v1_lama,
     ptuning_v2,
     ptuning_v2_prompt,
+    t5x,
+    tgis,
 )
 from prompt_store.formats.checkpoint import Checkpoint
 from prompt_store.formats.family import Family
@@ -27,6 +30,9 @@ FAMILIES: tuple[Family, ...] = (
     ptuning_v2_prompt.FAMILY,
     prefix_tuning.FAMILY,
     cartridges.FAMILY,
+    nemo.FAMILY,
+    tgis.FAMILY,
+    t5x.FAMILY,
     *NOT_TAKEN,
     bare.FAMILY,
 )

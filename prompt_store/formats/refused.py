@@ -44,7 +44,6 @@ def _claims_lora(checkpoint: Checkpoint) -> str | None:
 
 
 NOT_TAKEN: tuple[Family, ...] = (
-    not_taken("nemo", _contains("prompt_table"), _LATER),
     not_taken("chatglm", _starts("transformer.prefix_encoder."), _LATER),
     not_taken(
         "openprompt",
@@ -53,7 +52,6 @@ NOT_TAKEN: tuple[Family, ...] = (
         ),
         _LATER,
     ),
-    not_taken("t5x", _starts("encoder.prompt.", "decoder.prompt."), _LATER),
     not_taken(
         "peft-without-config",
         _claims_peft_alone,

@@ -14,7 +14,7 @@ import torch
 from engine_cases import as_label_words, load_request, open_engine, random_ids, row_of
 from parity import assert_within
 from peft_cases import tiny_config
-from prefix_cases import Feeding, LiAndLiang, TrainableCache, live_logits
+from prefix_cases import Feeding, LiAndLiang, NemoEncoder, TrainableCache, live_logits
 from ptuning_cases import saved
 from transformers import AutoModelForCausalLM
 
@@ -48,10 +48,35 @@ def cartridge(num_frozen: int, frozen_name: str = "frozen") -> Callable[[Any], C
     return build
 
 
+def nemo(kind: str, is_filled: bool = False) -> Callable[[Any], Case]:
+    def build(config: Any) -> Case:
+        module = NemoEncoder(config, kind)
+        layout = {
+            "taskname": "squad",
+            "prompt_template": "<|VIRTUAL_PROMPT_0|> {text} {answer}",
+            "virtual_token_splits": [5],
+            "answer_field": "answer",
+        }
+        said = {"task_templates": [layout], "tensor_model_parallel_size": 1}
+        return module, Checkpoint(flatten(module.saved(is_filled)).tensors, said)
+
+    return build
+
+
+def tgis(config: Any) -> Case:
+    module = NemoEncoder(config, "embedding")  # rows are rows
+    return module, Checkpoint(flatten(module.prompt(), "decoder").tensors, {"verbalizer": "{{input}}"})
+
+
+ROWS = {
+    "nemo-table": nemo("mlp", is_filled=True),
+    **{f"nemo-{kind}": nemo(kind) for kind in ("mlp", "deep", "lstm", "tpmlp", "embedding")},
+    "tgis": tgis,
+}
 CARTRIDGES = {
-    "all-trained": cartridge(0),
-    "one-frozen": cartridge(1),
-    "older-names": cartridge(3, "fixed"),
+    "cartridges-all-trained": cartridge(0),
+    "cartridges-one-frozen": cartridge(1),
+    "cartridges-older-names": cartridge(3, "fixed"),
 }
 CASES: Mapping[str, Mapping[str, Callable[[Any], Case]]] = {
     "gpt2": {
@@ -60,8 +85,9 @@ CASES: Mapping[str, Mapping[str, Callable[[Any], Case]]] = {
             for shape in ("mlp", "deep", "flat", "cache", "embedding", "table")
         },
         **CARTRIDGES,
+        **ROWS,
     },
-    "llama-gqa": CARTRIDGES,
+    "llama-gqa": {**CARTRIDGES, **ROWS},
     "qwen3": CARTRIDGES,
     "mistral-window": CARTRIDGES,
 }

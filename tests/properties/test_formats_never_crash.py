@@ -32,6 +32,10 @@ FIELDS = (
     "token_dim",
     "num_transformer_submodules",
     "auto_mapping",
+    "task_templates",
+    "verbalizer",
+    "preseqlen",
+    "virtual_prompt_style",
 )
 NAMES = (
     "prompt_embeddings",
@@ -69,6 +73,13 @@ NAMES = (
     "trainable_keys.0",
     "trainable_values.0",
     "frozen_keys.0",
+    "prompt_table.a.prompt_embeddings.weight",
+    "prompt_table.prompt_table.b.prompt_embeddings.weight",
+    "embeddings.weight",
+    "tpmlp.first.weight",
+    "decoder",
+    "encoder",
+    "encoder.prompt.prompt.prompt",
 )
 shapes = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 8, 16, 32, 96]), max_size=4).filter(
     lambda s: _product(s) <= 40_000

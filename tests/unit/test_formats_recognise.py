@@ -35,6 +35,10 @@ ONE = torch.zeros(2, 3)
         ({"decoder_control_trans.0.weight": ONE, "decoder_wte.weight": ONE}, None, "openprompt"),
         ({"soft_embeds": ONE}, None, "openprompt"),
         ({"embedding.weight": ONE, "lstm_head.weight_ih_l0": ONE, "mlp_head.0.weight": ONE}, None, "ptuning-v1"),
+        ({"prompt_table.prompt_table.task.prompt_embeddings.weight": ONE, "embeddings.weight": ONE}, None, "nemo"),
+        ({"prompt_encoder.embedding.weight": ONE}, None, "nemo"),
+        ({"decoder": ONE}, None, "tgis"),
+        ({"encoder": ONE}, {"verbalizer": "{{input}}"}, "tgis"),
         ({"encoder.prompt.prompt.prompt": ONE}, None, "t5x"),
         ({"prompt_embeddings": ONE}, None, "peft-without-config"),
         ({"base_model.model.q_proj.lora_A.weight": ONE}, None, "lora"),
@@ -46,7 +50,7 @@ def test_each_family_is_known_by_its_own_signs(
     assert recognise(Checkpoint(tensors, config)).name == family
 
 
-@pytest.mark.parametrize("name", ["prompt_table.x", "transformer.prefix_encoder.x", "soft_embeds", "x.lora_A.weight"])
+@pytest.mark.parametrize("name", ["transformer.prefix_encoder.x", "soft_embeds", "x.lora_A.weight"])
 def test_family_that_is_not_taken_is_refused_by_name(name: str) -> None:
     checkpoint = Checkpoint({name: ONE})
     with pytest.raises(CheckpointError) as caught:
