@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.batches import TokenRow
+from examples.prompted import SoftPrompt
 from examples.smollm2_recipes import RECIPES, Task
 from examples.smollm2_rows import Exercise
-from examples.soft_prompts import SoftPrompt, p_tuning, prompt_tuning
-from examples.train_smollm2 import save, train
+from examples.smollm2_training import train
+from examples.soft_prompts import p_tuning, prompt_tuning
+from examples.train_smollm2 import save
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats import Checkpoint, convert, read_config
