@@ -32,6 +32,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PretrainedConfig,
@@ -108,6 +109,7 @@ _AUTO = {
     "MASKED_LM": AutoModelForMaskedLM,
     "SEQ_CLS": AutoModelForSequenceClassification,
     "TOKEN_CLS": AutoModelForTokenClassification,
+    "QUESTION_ANS": AutoModelForQuestionAnswering,
     "FEATURE_EXTRACTION": AutoModel,
 }
 
@@ -124,6 +126,8 @@ def tiny_model(arch: str, task: str) -> tuple[PreTrainedModel, PretrainedConfig]
     The backbone below the head has the same weights for every task.
     """
     config = tiny_config(arch)
+    if task == "QUESTION_ANS":
+        config.num_labels = 2  # start and end
     model = _seeded(_AUTO[task], config, seed=11)
     if task != "BACKBONE":
         backbone = _seeded(AutoModel, tiny_config(arch), seed=7)
