@@ -25,7 +25,9 @@ from prompt_store.manifest import HEADED, Fingerprint, HeadKind, HeadModule, Man
 _UNLABELLED = frozenset({HeadKind.QUESTION_ANSWERING, HeadKind.MULTIPLE_CHOICE})
 _NO_PROBLEM = _UNLABELLED | {HeadKind.GENERATION, HeadKind.EMBEDDING}
 _HEAD_NAMES = ("head.", "pooler.")
-_SAME_WORDS = (  # fields that pass from publisher or base to the manifest as they are
+_SAME_WORDS = (  # fields that pass to the manifest as they are
+    "tokenize",
+    "token_types",
     "max_length",
     "truncate",
     "truncation_side",
@@ -174,7 +176,7 @@ def _labels(
 ) -> Labels:
     publisher, base = sources.publisher, sources.base
     if kind is HeadKind.LABEL_WORDS:
-        from_base = base.labels if base is not None and publisher.label_words is None else None
+        from_base = base.labels if base is not None and _label_words(sources) == base.label_words else None
         return word_labels(publisher.labels or from_base, _label_words(sources), reasons)
     reasons.expect(publisher.label_words is None, f"label_words are for label-words tasks; this is a {kind} task")
     if head is None or kind in _UNLABELLED:
@@ -185,7 +187,8 @@ def _labels(
 
 
 def _label_words(sources: Sources) -> dict[str, tuple[str, ...]] | None:
-    return sources.publisher.label_words or (sources.base.label_words if sources.base is not None else None)
+    words: dict[str, tuple[str, ...]] | None = _said(sources, "label_words")
+    return words
 
 
 def _expect_sense(sources: Sources, kind: HeadKind, reasons: Reasons) -> None:
@@ -246,13 +249,6 @@ def _fingerprint(sources: Sources) -> tuple[Fingerprint, tuple[str, ...]]:
 
 
 def _same_words(sources: Sources, kind: HeadKind) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    tokenize = sources.publisher.tokenize or sources.parts.tokenize or (sources.base and sources.base.tokenize)
-    if tokenize:
-        values["tokenize"] = tokenize
-    types = sources.publisher.token_types or sources.parts.token_types or (sources.base and sources.base.token_types)
-    if types:
-        values["token_types"] = types
     names = list(_SAME_WORDS)
     if kind is HeadKind.GENERATION:
         names.append("generation")
@@ -260,10 +256,11 @@ def _same_words(sources: Sources, kind: HeadKind) -> dict[str, Any]:
         names.append("text_position_offset")
     if kind is HeadKind.QUESTION_ANSWERING:
         names.append("qa_offset")
-    for name in names:
-        value = getattr(sources.publisher, name)
-        if value is None and sources.base is not None:
-            value = getattr(sources.base, name)
-        if value is not None:
-            values[name] = value
-    return values
+    values = {name: _said(sources, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _said(sources: Sources, name: str) -> Any:
+    """Return what the publisher says, else the file, else the base version."""
+    found = (getattr(source, name, None) for source in (sources.publisher, sources.parts, sources.base))
+    return next((value for value in found if value is not None), None)

@@ -29,9 +29,11 @@ class Parts:
     num_virtual_tokens: int = 0
     kinds: tuple[HeadKind, ...] = ()
     labels: tuple[str, ...] | None = None
+    label_words: dict[str, tuple[str, ...]] | None = None
     template: str | None = None
     tokenize: Literal["whole", "pieces"] | None = None
     token_types: TokenTypes | None = None
+    text_position_offset: int | None = None  # of the first text token behind a KV prefix; None: their number
     reads: Mapping[HeadKind, Reads] = field(default_factory=dict)
     embeds_twice: bool = False
     backbone_trained: bool = False  # the training changed the backbone too: right on those weights alone
