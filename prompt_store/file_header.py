@@ -14,28 +14,33 @@ from typing import Any
 from prompt_store.errors import MalformedFileError, TooLargeError
 from prompt_store.strict_json import StrictJsonError, parse
 
-ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "U8": 1}
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "U8": 1, "I64": 8}
 METADATA = "__metadata__"
 MAX_DEPTH = 3
 MAX_RANK = 8
 
 _PREFIX_BYTES = 8
 _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,256}")
+_INDEX_BUFFER = re.compile(r"(?:.*\.)?(?:position_ids|token_type_ids)")  # old transformers saved these, 0 1 2 ..
 _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 @dataclass(frozen=True, slots=True)
 class FileCaps:
-    """What a file may cost and hold. `byte_tensors` names the tensors that may be U8."""
+    """What a file may cost and hold. `byte_tensors` names the tensors that may be U8.
+
+    `has_index_buffers`: the whole numbers that old transformers saved beside the weights may stand in the file.
+    """
 
     max_file_bytes: int = 512 << 20
     max_header_bytes: int = 256 << 10
     max_tensors: int = 1024
     max_metadata_bytes: int = 4 << 10
     byte_tensors: frozenset[str] = frozenset()
+    has_index_buffers: bool = False
 
 
-FOREIGN = FileCaps()
+FOREIGN = FileCaps(has_index_buffers=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,11 @@ class TensorEntry:
     shape: tuple[int, ...]
     begin: int
     end: int
+
+    @property
+    def is_index_buffer(self) -> bool:
+        """Whether it holds positions or types, and nothing that was trained."""
+        return self.dtype == "I64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +126,8 @@ def _entry(name: str, found: Any, caps: FileCaps) -> TensorEntry:
         raise MalformedFileError(f"tensor name {shown} is not taken: use 1 to 256 of A-Z a-z 0-9 _ . : - without '..'")
     if not isinstance(found, dict) or found.keys() != _FIELDS:
         raise MalformedFileError(f"tensor {shown} must have exactly dtype, shape and data_offsets in the header")
-    dtype = _dtype(shown, found["dtype"], name in caps.byte_tensors)
+    is_index = caps.has_index_buffers and found["dtype"] == "I64" and _INDEX_BUFFER.fullmatch(name) is not None
+    dtype = "I64" if is_index else _dtype(shown, found["dtype"], name in caps.byte_tensors)
     shape = _counts(shown, "shape", found["shape"])
     if len(shape) > MAX_RANK or 0 in shape:
         raise MalformedFileError(

@@ -18,10 +18,12 @@ __all__ = ["FOREIGN", "FileCaps", "FileHeader", "TensorEntry", "read_header", "r
 def read_tensors(raw: bytes, caps: FileCaps = FOREIGN) -> dict[str, torch.Tensor]:
     """Read a safetensors file from a stranger: every tensor by name, each a copy of its own bytes.
 
-    Costs at most the size of `raw` again. Raises MalformedFileError, TooLargeError.
+    Index buffers, where the caps let them stand, are left out. Costs at most the size of `raw` again.
+    Raises MalformedFileError, TooLargeError.
     """
-    read_header(raw, caps)
+    header = read_header(raw, caps)
     try:
-        return safetensors.torch.load(raw)
+        tensors = safetensors.torch.load(raw)
     except safetensors.SafetensorError as error:  # a second opinion: the library may be stricter than our reading
         raise MalformedFileError(f"safetensors refuses the file: {error}") from error
+    return {entry.name: tensors[entry.name] for entry in header.entries if not entry.is_index_buffer}

@@ -10,8 +10,9 @@ import torch
 
 @dataclass
 class Worst:
-    """The worst of many comparisons, as a share of the reference's scale."""
+    """The worst of many comparisons, as a share of the reference's scale unless `unit` says otherwise."""
 
+    unit: str = " of the scale"
     error: float = 0.0
     allowed: float = 0.0
     count: int = 0
@@ -24,8 +25,16 @@ def assert_within(found: object, wanted: torch.Tensor, tolerance: float, what: s
     """Assert that `found` has the reference's shape and is off by at most `tolerance` of its largest entry."""
     assert isinstance(found, torch.Tensor)
     assert found.shape == wanted.shape
-    error = float((found - wanted).abs().max() / wanted.abs().max())
-    worst = _WORST.setdefault(what, Worst())
+    _note(float((found - wanted).abs().max() / wanted.abs().max()), tolerance, _WORST.setdefault(what, Worst()))
+
+
+def assert_near(found: torch.Tensor, wanted: torch.Tensor, tolerance: float, what: str) -> None:
+    """Assert that `found` has the reference's shape and no entry is off by more than `tolerance`."""
+    assert found.shape == wanted.shape
+    _note(float((found - wanted).abs().max()), tolerance, _WORST.setdefault(what, Worst(unit=" absolute")))
+
+
+def _note(error: float, tolerance: float, worst: Worst) -> None:
     worst.error, worst.allowed, worst.count = max(worst.error, error), tolerance, worst.count + 1
     assert error <= tolerance
 
@@ -33,5 +42,5 @@ def assert_within(found: object, wanted: torch.Tensor, tolerance: float, what: s
 def parity_lines() -> Iterator[str]:
     """Yield a line for each kind of comparison that was made."""
     for what, worst in sorted(_WORST.items()):
-        found = f"worst error {worst.error:.1e} of the scale in {worst.count} comparisons"
+        found = f"worst error {worst.error:.1e}{worst.unit} in {worst.count} comparisons"
         yield f"{what}: {found}, allowed {worst.allowed:.0e}"

@@ -35,7 +35,7 @@ def claim(checkpoint: Checkpoint) -> str | None:
 def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: BackboneSpec) -> Parts:
     """Bake the prefix, if it has a projection, and take head and pooler. Raises CheckpointError with every reason."""
     reasons = Reasons()
-    model = read_model(checkpoint, "prefix_encoder.", publisher.kind, spec, reasons)
+    model = read_model(checkpoint, "prefix_encoder.", publisher, spec, reasons)
     labels = config_labels(checkpoint.config, reasons)
     table = read_table(checkpoint.tensors, _TABLE, spec, reasons)
     reasons.check()

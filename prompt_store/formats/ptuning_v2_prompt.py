@@ -29,7 +29,7 @@ def claim(checkpoint: Checkpoint) -> str | None:
 def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: BackboneSpec) -> Parts:
     """Take the rows, head and pooler. Raises CheckpointError with every reason."""
     reasons = Reasons()
-    model = read_model(checkpoint, _TABLE, publisher.kind, spec, reasons)
+    model = read_model(checkpoint, _TABLE, publisher, spec, reasons)
     for kind in (*model.kinds, *filter(None, [publisher.kind])):
         reasons.expect(kind not in READS_TOKENS, f"no Prompt class of P-Tuning v2 answers {kind}")
     labels = config_labels(checkpoint.config, reasons)

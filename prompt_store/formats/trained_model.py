@@ -13,7 +13,9 @@ import torch
 
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats.checkpoint import Checkpoint, Reasons, shorten
-from prompt_store.manifest import READS_TOKENS, HeadKind
+from prompt_store.formats.own_backbone import OwnBackbone
+from prompt_store.formats.table import below
+from prompt_store.manifest import READS_TOKENS, HeadKind, PublisherManifest
 
 _ROOTS = {  # model type -> where its classes keep the backbone
     "bert": "bert",
@@ -53,30 +55,35 @@ class TrainedModel:
 
 
 def read_model(
-    checkpoint: Checkpoint, prompt: str, kind: HeadKind | None, spec: BackboneSpec, reasons: Reasons
+    checkpoint: Checkpoint, prompt: str, publisher: PublisherManifest, spec: BackboneSpec, reasons: Reasons
 ) -> TrainedModel:
-    """Sort every tensor but those that begin with `prompt`; note what has no place or was made for another backbone.
-
-    `kind` is what the publisher says.
-    """
+    """Sort every tensor but those that begin with `prompt`; note what has no place or was made for another backbone."""
     rest = {name: t.detach() for name, t in sorted(checkpoint.tensors.items()) if not name.startswith(prompt)}
     root = _ROOTS.get(spec.model_type, spec.model_type)
     found: dict[str, torch.Tensor] = {}
-    ignored, homeless = [], []
+    copied: dict[str, torch.Tensor] = {}
+    homeless = []
     for name, tensor in rest.items():
         canonical = _canonical(name)
         if canonical is not None:
             reasons.expect(canonical not in found, f"{name[:80]!r} and another tensor are both {canonical}")
             found[canonical] = tensor
         elif name.startswith((*(f"{known}." for known in {root, *_ROOTS.values()}), _OTHER_EMBEDDINGS)):
-            ignored.append(name)
+            copied[name] = tensor
         else:
             homeless.append(name)
-    for reason in (*_foreign(rest, root, spec), *_config_faults(checkpoint.config, spec), *_homeless(homeless)):
+    foreign = [*_foreign(rest, root, spec), *_config_faults(checkpoint.config, spec)]
+    for reason in (*foreign, *_homeless(homeless)):
         reasons.add(reason)
     kinds = _kinds(checkpoint.config, found, reasons)
-    checks = [*_ignored(ignored)]
-    if any(one in READS_TOKENS for one in kinds or (kind,)) and any(name.startswith(_POOLER) for name in found):
+    checks: list[str] = []
+    if not foreign:
+        again = {name: tensor for name, tensor in copied.items() if name.startswith(_OTHER_EMBEDDINGS)}
+        own = OwnBackbone(below(f"{root}.", copied), again)
+        checks.extend(own.checked(publisher.backbone_trained, spec, reasons))
+    if any(one in READS_TOKENS for one in kinds or (publisher.kind,)) and any(
+        name.startswith(_POOLER) for name in found
+    ):
         found = {name: tensor for name, tensor in found.items() if not name.startswith(_POOLER)}
         checks.append("pooler in the file ignored: the head reads every token")
     return TrainedModel(found, kinds, tuple(checks))
@@ -136,12 +143,3 @@ def _config_faults(config: Mapping[str, object] | None, spec: BackboneSpec) -> I
 def _homeless(names: list[str]) -> Iterator[str]:
     if names:
         yield f"the file also has {shorten(names)}; known are a prompt, a head, a pooler and the backbone's weights"
-
-
-def _ignored(names: list[str]) -> tuple[str, ...]:
-    if not names:
-        return ()
-    return (
-        f"backbone in the file ignored: {len(names)} tensors; P-Tuning v2 freezes it. If it was trained too, publish "
-        "with backbone_trained in the manifest",
-    )

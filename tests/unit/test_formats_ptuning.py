@@ -14,6 +14,7 @@ from prompt_store.errors import ArtifactError, CheckpointError, UnfitError
 from prompt_store.formats import Checkpoint, Converted, convert
 from prompt_store.manifest import Fingerprint, HeadKind, HeadModule, Method, PublisherManifest
 from prompt_store.validate import validate
+from prompt_store.weight_digests import group_digests
 
 SEQUENCE, TOKENS = HeadKind.SEQUENCE_CLASSIFICATION, HeadKind.TOKEN_CLASSIFICATION
 SPANS, CHOICE = HeadKind.QUESTION_ANSWERING, HeadKind.MULTIPLE_CHOICE
@@ -157,6 +158,37 @@ def test_pairs_are_laid_out_as_the_tokenizer_writes_them(kind: HeadKind, second:
 def test_pairs_that_the_tokenizer_does_not_mark_need_a_template(kind: HeadKind) -> None:
     with pytest.raises(CheckpointError, match="puts nothing between two texts.*say template"):
         convert(PrefixModel("bert", kind).checkpoint(), PublisherManifest(), replace(ENCODER, pair=None))
+
+
+BODY = {n.removeprefix("bert."): t for n, t in SOUND.tensors.items() if n.startswith("bert.")}
+KNOWN = replace(ENCODER, weight_digests=group_digests(BODY.items(), "float32"))
+TWICE = PromptModel("bert", SEQUENCE).checkpoint()
+LAYER = "bert.encoder.layer.1.output.dense.bias"
+
+
+@pytest.mark.parametrize("checkpoint", [SOUND, TWICE, changed(SOUND, **{LAYER: SOUND.tensors[LAYER].double()})])
+def test_backbone_of_the_file_is_left_out_where_it_is_the_served_one(checkpoint: Checkpoint) -> None:
+    found = taken(checkpoint, KNOWN)
+    assert any("ignored: its" in check and "are those of tiny-bert" in check for check in found.checks)
+    assert not [name for name in found.artifact.tensors if name.startswith("bert.")]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "group"),
+    [
+        (changed(SOUND, **{LAYER: SOUND.tensors[LAYER] + 1e-4}), "encoder.layer.1"),
+        (changed(SOUND, **{LAYER: None}), "encoder.layer.1"),
+        (changed(SOUND, **{"bert.encoder.layer.3.output.dense.bias": torch.zeros(32)}), "encoder.layer.3"),
+        (changed(TWICE, **{"embeddings.LayerNorm.bias": torch.zeros(32)}), "embeddings"),
+    ],
+)
+def test_other_backbone_in_the_file_is_refused_by_name(checkpoint: Checkpoint, group: str) -> None:
+    with pytest.raises(CheckpointError, match=f"backbone is not the one served: {group} differ from tiny-bert"):
+        taken(checkpoint, KNOWN)
+    found = taken(checkpoint, KNOWN, backbone_trained=False)
+    assert any(f"though it is another than tiny-bert in {group}" in check for check in found.checks)
+    with pytest.raises(CheckpointError, match="also changed the backbone"):
+        taken(checkpoint, KNOWN, backbone_trained=True)
 
 
 @pytest.mark.parametrize(

@@ -126,3 +126,18 @@ def test_strict_json_says_what_is_wrong(raw: bytes, fault: str) -> None:
 @pytest.mark.parametrize("raw", [b'{"a":[1.5,"[[[["]}', b'"\\"[[["', b"[]", b"null", b'{"\\\\":[]}'])
 def test_strict_json_reads_json(raw: bytes) -> None:
     assert parse(raw, max_depth=2) == json.loads(raw)
+
+
+def test_index_buffers_of_old_files_are_left_out() -> None:
+    written = {"bert.embeddings.position_ids": torch.arange(8)[None], "a": torch.ones(2), "position_ids": torch.ones(1)}
+    read = read_tensors(safetensors.torch.save(written))
+    assert {name: tensor.dtype for name, tensor in read.items()} == {"a": torch.float32, "position_ids": torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("name", "caps"),
+    [("ids", FOREIGN), ("xposition_ids", FOREIGN), ("a.position_ids", OWN), ("position_ids.x", FOREIGN)],
+)
+def test_whole_numbers_stand_nowhere_else(name: str, caps: FileCaps) -> None:
+    with pytest.raises(MalformedFileError, match="dtype 'I64'"):
+        read_tensors(safetensors.torch.save({name: torch.arange(4)}), caps)

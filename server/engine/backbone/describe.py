@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
+from prompt_store.weight_digests import group_digests
 from server.engine.backbone.backbone import Backbone
 from server.engine.backbone.pair import pair_template
 from server.engine.plan import PlannedRow, build_plan
@@ -53,7 +54,13 @@ def describe(backbone: Backbone, directory: Path, refusals: dict[PromptPlace, st
         max_abs_key=keys,
         max_abs_value=values,
         refusals=refusals,
+        # Whole-model files beside a prompt are saved of encoders; a large decoder would only start later.
+        weight_digests={} if shape.is_causal else _weight_digests(backbone),
     )
+
+
+def _weight_digests(backbone: Backbone) -> dict[str, str]:
+    return group_digests(backbone.parts.base.named_parameters(), str(backbone.dtype).removeprefix("torch."))
 
 
 @torch.inference_mode()
