@@ -10,11 +10,11 @@ from prompt_store.errors import InvalidNameError
 from prompt_store.refs import parse_alias
 from server.cli.options import TaskPath
 from server.cli.screen import short
+from server.cli.versions import complete
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-MIN_DIGITS = 8
 Targets = list[tuple[str, int]]  # digits of a digest, weight
 _HINT = "ALIAS=VERSION"
 
@@ -37,20 +37,7 @@ def parse_moves(moves: list[str]) -> dict[str, Targets]:
 
 def resolve(targets: Targets, known: list[str]) -> list[dict[str, Any]]:
     """Complete the digits of each target from the versions that the task has. Raises BadParameter."""
-    return [{"version": _complete(digits, known), "weight": weight} for digits, weight in targets]
-
-
-def _complete(digits: str, known: list[str]) -> str:
-    if len(digits) < MIN_DIGITS:
-        raise typer.BadParameter(f"{digits!r}: give at least {MIN_DIGITS} digits of the digest", param_hint=_HINT)
-    found = sorted({version for version in known if version.startswith(f"sha256:{digits}")})
-    if len(found) == 1:
-        return found[0]
-    fault = (
-        f"{len(found)} versions of the task start with {digits!r}" if found else f"no version starts with {digits!r}"
-    )
-    choices = ", ".join(short(version) for version in found or known) or "none"
-    raise typer.BadParameter(f"{fault}; there are: {choices}", param_hint=_HINT)
+    return [{"version": complete(digits, known, _HINT), "weight": weight} for digits, weight in targets]
 
 
 def describe_targets(targets: list[dict[str, Any]]) -> str:

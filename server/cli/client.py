@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +12,7 @@ import httpx
 
 from server.cli.errors import RefusedError, UnavailableError, UnreachableError
 
+ARTIFACT_TYPE = "application/vnd.softmux.artifact"
 # A publish is answered when the version is served, and a first answer may wait for its load: minutes, not seconds.
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
@@ -52,6 +53,26 @@ class Client:
     def upload(self, path: str, files: Mapping[str, Any], fields: Mapping[str, str]) -> Any:
         """Send a multipart form, streamed from its files, and return the JSON of the answer. Raises like `get`."""
         return self._call(self._http.build_request("POST", path, files=files, data=dict(fields)))
+
+    def upload_artifact(self, path: str, params: Mapping[str, str], artifact: Iterable[bytes]) -> Any:
+        """Send a canonical artifact as it is and return the JSON of the answer. Raises like `get`."""
+        headers = {"Content-Type": ARTIFACT_TYPE}
+        return self._call(self._http.build_request("POST", path, params=params, content=artifact, headers=headers))
+
+    def download(self, path: str, take: Callable[[bytes], object], start: Callable[[int | None], object]) -> None:
+        """Hand the bytes of a GET to `take` as they come; `start` hears how many are announced. Raises like `get`."""
+        response = self._send(self._http.build_request("GET", path))
+        try:
+            if response.is_error:
+                response.read()
+                raise _refusal(response)
+            start(int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None)
+            for chunk in response.iter_bytes():
+                take(chunk)
+        except httpx.RequestError as error:
+            raise self._unreachable(error) from error
+        finally:
+            response.close()
 
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[Event]:
         """Yield the server-sent events of a POST as they come. Raises like `get`."""

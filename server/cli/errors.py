@@ -2,6 +2,7 @@
 
 CliError
 ├── LocalFileError      2  a file or folder that was named cannot be used
+├── MissingAnswerError  2  something has to be said that neither the files nor the options say
 ├── SettingsError       2  the server's settings contradict each other, or one is missing
 ├── RefusedError        1  the server refused the request (4xx): sending it again cannot help
 ├── UnreachableError    3  nothing answers at the URL
@@ -40,6 +41,21 @@ class LocalFileError(CliError):
     exit_code = EXIT_USAGE
 
 
+class MissingAnswerError(CliError):
+    """Neither the files nor the options say something that nobody else can know; each reason names its option."""
+
+    type = "missing_answer"
+    exit_code = EXIT_USAGE
+
+    def __init__(self, reasons: list[str]) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = reasons
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the error with its reasons one by one."""
+        return {**super().as_dict(), "reasons": self.reasons}
+
+
 class SettingsError(CliError):
     """The server's settings contradict each other, or one is missing."""
 
@@ -62,16 +78,18 @@ class StartError(CliError):
 
 
 class AnsweredError(CliError):
-    """The server answered with an error; `detail` is its own error object."""
+    """The server answered with an error; `detail` is its own error object, `hints` what we can add to it."""
 
     def __init__(self, status: int, detail: dict[str, Any]) -> None:
         super().__init__(str(detail.get("message") or f"the server answered {status}"))
         self.status = status
         self.detail = detail
+        self.hints: list[str] = []
 
     def as_dict(self) -> dict[str, Any]:
         """Return the server's error object with the status beside it."""
-        return {"type": self.type, **self.detail, "message": str(self), "status": self.status}
+        hints = {"hints": self.hints} if self.hints else {}
+        return {"type": self.type, **self.detail, "message": str(self), "status": self.status, **hints}
 
 
 class RefusedError(AnsweredError):

@@ -8,26 +8,27 @@ from typing import Any
 
 import typer
 
-from server.cli.errors import LocalFileError
+from server.cli.checkpoints.reading import read_object
+from server.cli.options import parse_pairs
 
 
-def read_manifest(file: Path | None, options: dict[str, Any]) -> bytes | None:
-    """Return the manifest as JSON, or None when nothing was said. Raises LocalFileError."""
-    said = {name: value for name, value in options.items() if value is not None}
-    manifest = (_read_file(file) if file else {}) | said
-    return json.dumps(manifest, ensure_ascii=False).encode() if manifest else None
+def read_manifest(file: Path | None, pairs: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    """Return what the publisher says: the file, over it `--set` pairs, over both the options. Raises LocalFileError."""
+    manifest = read_object(file)[1] if file else {}
+    for path, value in parse_pairs(pairs, "--set").items():
+        manifest = _with_field(manifest, path.split("."), value)
+    return manifest | {name: value for name, value in options.items() if value is not None}
 
 
-def _read_file(file: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(file.read_bytes())
-    except OSError as error:
-        raise LocalFileError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise LocalFileError(f"{file} is not JSON: {error}") from error
-    if not isinstance(manifest, dict):
-        raise LocalFileError(f"{file} holds a JSON {type(manifest).__name__}; a manifest is an object")
-    return manifest
+def _with_field(manifest: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """Return `manifest` with the field at `a.b.c` set."""
+    name, *rest = path
+    if not name:
+        raise typer.BadParameter("a field has no name between its dots, e.g. generation.stop=...", param_hint="--set")
+    if not rest:
+        return manifest | {name: value}
+    inner = manifest.get(name)
+    return manifest | {name: _with_field(inner if isinstance(inner, dict) else {}, rest, value)}
 
 
 def parse_template(text: str | None) -> str | None:

@@ -36,10 +36,18 @@ def complain(error: dict[str, Any]) -> None:
         sys.stderr.write(json.dumps({"error": error}, ensure_ascii=False) + "\n")
         return
     reasons = error.get("reasons") or ()
-    lines = ["error: refused, for these reasons:" if len(reasons) > 1 else f"error: {error['message']}"]
+    several = "what is missing:" if error["type"] == "missing_answer" else "refused, for these reasons:"
+    lines = [f"error: {several}" if len(reasons) > 1 else f"error: {error['message']}"]
     lines += [f"  - {reason}" for reason in reasons if len(reasons) > 1]
+    lines += [f"  hint: {hint}" for hint in error.get("hints") or ()]
     lines += [f"  request_id: {error['request_id']}"] if error.get("request_id") else []
     console(stderr=True).print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Write a remark to stderr, for people only."""
+    if JSON_FLAG not in sys.argv:
+        console(stderr=True).print(f"note: {text}", markup=False, soft_wrap=True, style="dim")
 
 
 def short(version: str | None) -> str:

@@ -6,7 +6,9 @@ import typer
 
 from server.cli.commands.alias import alias
 from server.cli.commands.demo import demo
+from server.cli.commands.export_artifact import export_artifact
 from server.cli.commands.infer import infer
+from server.cli.commands.inspect import inspect
 from server.cli.commands.ls import ls
 from server.cli.commands.push import push
 from server.cli.commands.rollback import rollback
@@ -23,5 +25,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, serve, push, ls, show, infer, alias, rollback, version):
+for command in (demo, serve, push, inspect, ls, show, infer, alias, rollback, version):
     app.command()(command)
+app.command("export-artifact")(export_artifact)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from prompt_store.backbone_files import hash_weights, weight_files
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
 from prompt_store.weight_digests import group_digests
 from server.engine.backbone.backbone import Backbone
@@ -88,18 +89,13 @@ def _arch_fingerprint(config: dict[str, object]) -> str:
 
 def _weights_fingerprint(directory: Path) -> str:
     """Hash the weight files; the result is kept beside them, together with the sizes and times it stands for."""
-    files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("*.bin"))
+    files = weight_files(directory)
     stamp = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
     cache = directory / FINGERPRINT_FILE
     for known in _cached(cache):
         if known["files"] == stamp:
             return str(known["fingerprint"])
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode() + b"\0")
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    fingerprint = "sha256:" + digest.hexdigest()
+    fingerprint = hash_weights(files)
     _keep(cache, json.dumps({"files": stamp, "fingerprint": fingerprint}))
     return fingerprint
 

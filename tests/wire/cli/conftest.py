@@ -50,5 +50,5 @@ def peft_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "prompt"
     folder.mkdir()
     save_file({"prompt_embeddings": torch.ones(4, 8)}, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}')
+    (folder / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM"}')
     return folder

@@ -41,7 +41,7 @@ class TestPush:
         assert "a1a1a1a1a1a1" in ended.out
         assert "weights unverified" in ended.out
         assert parts["weights"] == (peft_folder / "adapter_model.safetensors").read_bytes()
-        assert parts["config"] == b'{"peft_type": "PROMPT_TUNING"}'
+        assert parts["config"] == b'{"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM"}'
         assert parts["alias"] == b"live"
         assert "manifest" not in parts
 

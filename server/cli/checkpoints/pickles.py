@@ -1,0 +1,124 @@
+"""PyTorch's pickles on the publisher's own machine. They are opened here, for tensors alone, and nowhere else.
+
+Never more than `weights_only`: a file that asks for anything else to be run is refused with what it asks for.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from server.cli.checkpoints.reading import reading
+from server.cli.errors import LocalFileError
+
+if TYPE_CHECKING:
+    import torch
+
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_SLACK_BYTES = 1 << 20
+# Whatever bytes torch's reader stumbles over; what they are tells a user nothing.
+_BROKEN = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    NotImplementedError,
+)
+
+
+def load_pickle(file: Path) -> Any:
+    """Return what a pickle of tensors and plain values holds. Raises LocalFileError.
+
+    A P-Tuning v1 file (`.ckpt`) may also hold its training's arguments and a time, which carry no code.
+    """
+    import pickle
+
+    import torch
+
+    _refuse_inflation(file)
+    try:
+        with torch.serialization.safe_globals(_known_globals(file)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about torch's own storages, in old files
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise LocalFileError(_refusal(file, str(error))) from error
+    except _BROKEN as error:
+        raise LocalFileError(
+            f"{file} is damaged, or not a file that torch.save wrote ({_first_line(error)}): "
+            "was it downloaded or copied whole?"
+        ) from error
+    _refuse_expansion(file, _tensors(found, 0))
+    return found
+
+
+def _known_globals(file: Path) -> list[Any]:
+    if file.suffix != ".ckpt":
+        return []
+    from argparse import Namespace
+    from datetime import datetime
+
+    return [Namespace, datetime]
+
+
+def _refuse_inflation(file: Path) -> None:
+    """torch.save compresses nothing, so an archive that grows when it is read was made to do harm."""
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with reading(file), zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, struct.error) as error:
+        raise LocalFileError(f"{file} is a damaged archive ({error}): was it downloaded or copied whole?") from error
+    if unpacked > file.stat().st_size + _SLACK_BYTES:
+        raise LocalFileError(
+            f"{file} would grow from {file.stat().st_size} to {unpacked} bytes when it is read; torch.save compresses "
+            "nothing, so nothing of it is read"
+        )
+
+
+def _refuse_expansion(file: Path, tensors: Iterable[torch.Tensor]) -> None:
+    """A tensor may claim any size over a few bytes of storage; copying it would take all memory."""
+    for tensor in tensors:
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise LocalFileError(
+                f"{file} has a tensor that claims {list(tensor.shape)} over {tensor.untyped_storage().nbytes()} bytes"
+            )
+
+
+def _tensors(found: Any, depth: int) -> Iterable[torch.Tensor]:
+    import torch
+
+    if isinstance(found, torch.Tensor):
+        yield found
+    elif isinstance(found, dict) and depth < 4:
+        for value in found.values():
+            yield from _tensors(value, depth + 1)
+
+
+def _refusal(file: Path, said: str) -> str:
+    wanted = _GLOBAL.search(said)
+    if wanted:
+        return (
+            f"{file} is not a plain pickle of tensors: it asks to run {wanted[1]}, and nothing is run. "
+            "Save the tensors alone where it was trained, with safetensors.torch.save_file({name: tensor})"
+        )
+    return (
+        f"{file} is not a plain pickle of tensors, and no other is opened ({said.splitlines()[-1][:200]}). "
+        "Save the tensors alone where it was trained, with safetensors.torch.save_file({name: tensor})"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,43 @@
+"""Errors of this disk, told as the command line tells its errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from server.cli.errors import LocalFileError
+
+_SHOWN = 10
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError about `path` into a LocalFileError."""
+    try:
+        yield
+    except OSError as error:
+        raise LocalFileError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def read_object(file: Path) -> tuple[bytes, dict[str, Any]]:
+    """Return a file's bytes and the JSON object they are. Raises LocalFileError."""
+    with reading(file):
+        raw = file.read_bytes()
+    if not raw.strip():
+        raise LocalFileError(f"{file} is empty: expected a JSON object. Was it downloaded whole?")
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise LocalFileError(f"{file} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise LocalFileError(f"{file} holds a JSON {type(found).__name__}; expected an object")
+    return raw, found
+
+
+def listing(names: list[str]) -> str:
+    """List names for a message: the first few."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more or "nothing"

@@ -1,0 +1,125 @@
+"""What no file says, asked by name: on a terminal as questions, elsewhere as an error that names the options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from server.cli.checkpoints.families import Told
+from server.cli.checkpoints.found import Found
+from server.cli.checkpoints.kinds import has_head, kind_of
+from server.cli.errors import MissingAnswerError
+from server.cli.publisher_manifest import parse_label_words, parse_template
+
+_ORIGINALS = ("ptuning-v1", "ptuning-few-shot")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One thing that a publisher has to say: the manifest's field, the option that says it, and why it is asked."""
+
+    field: str
+    option: str
+    why: str
+    read: Callable[[str], Any]
+
+
+def missing(found: Found, told: Told, said: Mapping[str, Any], is_causal: Callable[[], bool]) -> list[Question]:
+    """Return what neither the file nor the publisher says, and no server can know. `is_causal` asks the backbone."""
+    if told.refusal or found.is_artifact:
+        return []
+    wanted = said.get("kind") or ("label-words" if said.get("label_words") else kind_of(found))
+    asked: list[Question] = []
+    num_rows = prompt_rows(found)
+    if num_rows > 1 and said.get("prompt_task_id") is None:
+        asked.append(_task_ids(num_rows))
+    if told.family in _ORIGINALS:
+        wanted = "label-words"
+        if not said.get("template") and not found.fields.get("template"):
+            asked.append(_template(told.family))
+    if wanted is None and (has_head(found) or not is_causal()):
+        asked.append(_kind(found))
+    if wanted == "label-words" and not said.get("label_words"):
+        asked.append(_label_words())
+    return asked
+
+
+def prompt_rows(found: Found) -> int:
+    """Return how many tasks a multitask prompt holds; 1 for any other checkpoint."""
+    cols = found.entries.get("prefix_task_cols")
+    is_multitask = found.is_peft and found.fields.get("peft_type") == "MULTITASK_PROMPT_TUNING"
+    return cols.shape[0] if is_multitask and cols is not None and cols.shape else 1
+
+
+def answer(questions: list[Question]) -> dict[str, Any]:
+    """Ask the user, or fail with the options that would say it. Raises MissingAnswerError."""
+    if not questions:
+        return {}
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise MissingAnswerError([f"{question.why}: give {question.option}" for question in questions])
+    import typer
+
+    return {question.field: question.read(typer.prompt(question.why, err=True)) for question in questions}
+
+
+def _task_ids(num_rows: int) -> Question:
+    return Question(
+        "prompt_task_id",
+        "--task-ids all (a version of TASK-0, TASK-1, .. for each), or --set prompt_task_id=N for one",
+        f"the prompt was trained for {num_rows} tasks and the file does not say which is wanted, 0 to {num_rows - 1}",
+        int,
+    )
+
+
+def _template(family: str | None) -> Question:
+    example = (
+        "'<cls>{premise} Question: {hypothesis}?<soft:1> Answer: <mask>.<sep>'"
+        if family == "ptuning-few-shot"
+        else "'<cls><soft:3><mask><soft:3> {subject}<soft:3><sep>'"
+    )
+    return Question(
+        "template", f"--template {example}", "nobody says where the text and the virtual tokens stand", parse_template
+    )
+
+
+def _kind(found: Found) -> Question:
+    from prompt_store.manifest import HeadKind
+
+    heads = [f"{name} {entry}" for name, entry in found.entries.items() if name.endswith("weight") and _is_head(name)]
+    seen = f"; its head is {', '.join(heads[:3])}" if heads else ""
+    option = f"--kind ({', '.join(HeadKind)})"
+    return Question("kind", option, f"the file does not say what the task answers{seen}", str)
+
+
+def _is_head(name: str) -> bool:
+    return any(piece in name for piece in ("classifier", "score", "qa_outputs", "head."))
+
+
+def _label_words() -> Question:
+    return Question(
+        "label_words",
+        '--label-words \'{"good": " great", "bad": [" bad", " awful"]}\'',
+        "the answer is read from words, and no file says which label has which words",
+        parse_label_words,
+    )
+
+
+def hints(reasons: list[str]) -> list[str]:
+    """Return the options that say what a server's refusal asks to be said in the manifest."""
+    text = " ".join(reasons)
+    if "manifest" not in text:
+        return []
+    told = [field for field in _OPTIONS if f"{field} in the manifest" in text]
+    return [f"{field} is said with {_OPTIONS[field]}" for field in told]
+
+
+_OPTIONS = {
+    "kind": "--kind",
+    "template": "--template",
+    "labels": "--labels",
+    "label_words": "--label-words",
+    "pool": "--set pool=..",
+    "backbone_trained": "--set backbone_trained=true",
+}
