@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from saved_checkpoints import N, WIDTH, few_shot_file, lama_file, peft, prefix_model, write_json
+from saved_checkpoints import WIDTH, N, few_shot_file, lama_file, peft, prefix_model, write_json
 
 Build = Callable[[Path], list[str]]
 REFUSED_HERE, REFUSED_BY_SERVER = 2, 1

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from server.cli.client import Client
 
 _READS = {
-    "sequence-classification": "its head gives one score a label, from one hidden state of the row",
+    "sequence-classification": "its head gives one score a label: through the pooler or at the first position on an "
+    "encoder, at the last token on a language model",
     "token-classification": "its head gives scores for every token of the text",
     "question-answering": "its head gives start and end scores for every token of the context",
-    "multiple-choice": "its head gives one score a choice, from one hidden state of each choice's row",
-    "label-words": "the LM head's scores of the label words, at one position",
+    "multiple-choice": "its head gives one score a choice, from each choice's row through the pooler",
+    "label-words": "the LM head's scores of the label words, at <mask> or behind the last token",
     "generation": "the LM head's next token, again and again",
     "embedding": "hidden states, pooled",
 }
@@ -124,6 +125,11 @@ def _remarks(found: Found, told: Told) -> list[str]:
         )
     if told.family == "ptuning-few-shot" and backbone_beside(found.located.weights[0].parent) is None:
         remarks.append("the backbone that was trained with it is not in the folder: no server can take it without")
-    if has_head(found) and not found.fields.get("id2label") and not found.is_artifact:
+    if has_head(found) and not _names_labels(found.fields.get("id2label")) and not found.is_artifact:
         remarks.append("no names of labels: --labels a,b,.. in the head's order, else they are LABEL_0, LABEL_1, ..")
     return remarks
+
+
+def _names_labels(said: Any) -> bool:
+    """Whether a config's `id2label` says more than transformers' placeholders."""
+    return isinstance(said, dict) and any(not str(label).startswith("LABEL_") for label in said.values())

@@ -25,6 +25,7 @@ def inspect(
             help=f"The server to ask; default {DEFAULT_URL} if one answers there.",
         ),
     ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no server: names and shapes only.")] = False,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
@@ -38,7 +39,7 @@ def inspect(
 
     found = look(path)
     with Client(url or DEFAULT_URL, key) as client:
-        is_there = url is not None or _answers(client)
+        is_there = not offline and (url is not None or _answers(client))
         inspection = explain(found, client if is_there else None, url or DEFAULT_URL)
     show(inspection.as_dict(), as_json, lambda _: draw_inspection(inspection))
     if inspection.is_refused:

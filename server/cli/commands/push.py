@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from server.cli.client import Client
-from server.cli.complete import complete
 from server.cli.options import DEFAULT_URL, TASK_HELP, Json, Key, TaskPath, Url, parse_task
 from server.cli.publisher_manifest import parse_label_words, parse_labels, parse_template, read_manifest
-from server.cli.publishing import Destination, publish
-from server.cli.screen import note, short, show, size
-from server.cli.task_rows import parse_task_ids, task_rows
+from server.cli.publishing import Destination
+from server.cli.pushing import Push, push_all
+from server.cli.screen import short, show, size
+from server.cli.task_rows import parse_task_ids
 
 if TYPE_CHECKING:
     from rich.console import Group
-
-    from server.cli.checkpoints.found import Found
 
 TaskOption = Annotated[TaskPath, typer.Option("--task", metavar="TASK", parser=parse_task, help=TASK_HELP)]
 
@@ -66,65 +63,24 @@ def push(
         "truncate": truncate,
     }
     said = read_manifest(manifest, pairs or [], options)
-    destination = Destination(task, alias, force, dry_run, base_version)
     rows = parse_task_ids(task_ids)
-    if path is None:
-        _require_base(destination, said)
-        with Client(url, key) as client:
-            report = publish(client, None, said, destination, as_json)
-        show(report, as_json, lambda answer: _draw(task, answer))
-        return
-    from server.cli.checkpoints.found import look
-
-    found = look(path)
-    _tell(found)
-    _require_no_manifest(found, said)
+    destination = Destination(task, alias, force, dry_run, base_version)
     with Client(url, key) as client:
-        said = complete(found, said, client, rows, is_asked=base_version is None)
-        if rows is None:
-            report = publish(client, found, said, destination, as_json)
-            show(report, as_json, lambda answer: _draw(task, answer))
-            return
-        reports = []
-        for row in task_rows(found, rows):
-            place = replace(destination, task=TaskPath(task.tenant, f"{task.name}-{row}"))
-            reports.append(publish(client, found, said | {"prompt_task_id": row}, place, as_json))
-    show(reports, as_json, lambda answers: _draw_rows(task, answers))
+        reports = push_all(client, path, said, Push(destination, rows, is_quiet=as_json))
+    show(reports if rows is not None else reports[0], as_json, lambda _: _draw(reports, task))
 
 
-def _require_base(destination: Destination, said: dict[str, Any]) -> None:
-    if destination.base_version is None:
-        raise typer.BadParameter("name the checkpoint's folder or file", param_hint="DIR_OR_FILE")
-    if not said:
-        raise typer.BadParameter(
-            "nothing to change of the base version: name a DIR_OR_FILE, or give --labels, --template or the like",
-            param_hint="--base-version",
-        )
-
-
-def _require_no_manifest(found: Found, said: dict[str, Any]) -> None:
-    if found.is_artifact and said:
-        raise typer.BadParameter(
-            f"{found.located.name} is an artifact and is published as it is, without {', '.join(sorted(said))}: "
-            "push it as it is, then push the changes with --base-version",
-        )
-
-
-def _tell(found: Found) -> None:
-    for remark in found.notes:
-        note(remark)
-
-
-def _draw_rows(task: TaskPath, reports: list[dict[str, Any]]) -> Group:
+def _draw(reports: list[dict[str, Any]], task: TaskPath) -> Group:
     from rich.console import Group
 
-    return Group(*(_draw(report.get("task") or task, report) for report in reports))
+    return Group(*(_draw_one(report, task) for report in reports))
 
 
-def _draw(task: TaskPath | str, report: dict[str, Any]) -> Group:
+def _draw_one(report: dict[str, Any], task: TaskPath) -> Group:
     from rich.console import Group
     from rich.text import Text
 
+    name = report.get("task") or f"{task} (not stored)"
     what = f"{report['method']}, {report['num_virtual_tokens']} virtual tokens, {size(report['size_bytes'])}"
     checks = [Text(f"  {check}", style="yellow") for check in report.get("checks") or ()]
-    return Group(Text(f"{task} {short(report['version'])}  {what}", style="bold"), *checks)
+    return Group(Text(f"{name} {short(report['version'])}  {what}", style="bold"), *checks)
