@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prompt_store.errors import CheckpointError
+from server.cli.checkpoints.reading import listing
 from server.cli.errors import LocalFileError
 
 if TYPE_CHECKING:
     import torch
 
 _WRAPPERS = ("state_dict", "model_state_dict")
-_DEPTH = 3
+_MAX_VALUES = 100_000  # a few bytes of pickle can spell more values than there is memory
+# Names that TGIS gives its files, and its family goes by; any other lone tensor is the rows of a prompt.
+_NAMED_BY_FILE = ("decoder", "encoder")
 # What the training of P-Tuning v1 on LAMA was told, as far as it decides an answer; paths and the like stay here.
 _LAMA_ARGUMENTS = (
     "model_name",
@@ -44,15 +48,14 @@ def read_pickled(found: Any, file: Path) -> Pickled:
     if not isinstance(found, dict):
         raise LocalFileError(f"{file} holds a {type(found).__name__}; expected a dict of tensors by name")
     if isinstance(found.get("embedding"), dict) and "args" in found:
-        arguments = _lama_arguments(found["args"], file)
         note = "the scores and times of its training stay here"
-        return Pickled(_flat(found["embedding"], file), arguments, (note,))
-    for wrapper in _WRAPPERS:
-        if isinstance(found.get(wrapper), dict):
-            left = sorted(str(name)[:40] for name in found if name != wrapper)
-            notes = (f"taken from its {wrapper!r}; {', '.join(left[:8])} beside it stay here",) if left else ()
-            return Pickled(_flat(found[wrapper], file), None, notes)
-    return Pickled(_flat(found, file))
+        return Pickled(_flat(found["embedding"], file).tensors, _lama_arguments(found["args"], file), (note,))
+    wrapper = next((name for name in _WRAPPERS if isinstance(found.get(name), dict)), None)
+    if wrapper is None:
+        return _flat(found, file)
+    left = sorted(str(name)[:40] for name in found if name != wrapper)
+    notes = (f"taken from its {wrapper!r}; {listing(left)} beside it stay here",) if left else ()
+    return Pickled(_flat(found[wrapper], file).tensors, None, notes)
 
 
 def _lone(tensor: torch.Tensor, file: Path) -> Pickled:
@@ -61,31 +64,39 @@ def _lone(tensor: torch.Tensor, file: Path) -> Pickled:
             f"{file} holds one tensor {list(tensor.shape)}; alone, only the rows of a prompt are understood: "
             "[virtual tokens, embedding width]"
         )
-    if file.stem == "encoder":
-        raise LocalFileError(
-            f"{file} is a prompt for the encoder of an encoder-decoder (TGIS, caikit); no such backbone is served yet"
-        )
+    if file.stem in _NAMED_BY_FILE:
+        return Pickled({file.stem: tensor.detach()})
     note = "one tensor without a name: taken as the rows of a prompt in front of the text"
     return Pickled({"embeds": tensor.detach()}, None, (note,))
 
 
-def _flat(found: Mapping[Any, Any], file: Path, prefix: str = "", depth: int = 0) -> dict[str, torch.Tensor]:
-    """Join the names of nested state dicts with dots, as one module's state dict would."""
-    import torch
+def _flat(found: Mapping[Any, Any], file: Path) -> Pickled:
+    """Join the names of nested containers with dots, as one module's state dict would."""
+    from prompt_store.formats.flatten import flatten
 
-    tensors: dict[str, torch.Tensor] = {}
-    for name, value in found.items():
-        whole = f"{prefix}{name}"
-        if isinstance(value, torch.Tensor):
-            tensors[whole] = value.detach()
-        elif isinstance(value, Mapping) and depth < _DEPTH:
-            tensors |= _flat(value, file, f"{whole}.", depth + 1)
-        elif isinstance(value, Mapping | list | tuple):
-            raise LocalFileError(f"{file} is not a dict of tensors: {whole[:80]!r} holds a {type(value).__name__}")
-    if not tensors and not prefix:
-        held = ", ".join(f"{str(name)[:40]} ({type(value).__name__})" for name, value in list(found.items())[:8])
-        raise LocalFileError(f"{file} holds no tensors: {held or 'nothing'}")
-    return tensors
+    _refuse_multiplied(found, file)
+    try:
+        flattened = flatten(found)
+    except CheckpointError as error:
+        raise LocalFileError(f"{file} is not a dict of tensors: {error}") from error
+    if not flattened.tensors:
+        held = listing([f"{str(name)[:40]} ({type(value).__name__})" for name, value in found.items()])
+        raise LocalFileError(f"{file} holds no tensors of floating point; it holds: {held}")
+    left = listing([name[:80] for name in flattened.left_out])
+    return Pickled(flattened.tensors, None, (f"no tensors of floating point: {left}",) if flattened.left_out else ())
+
+
+def _refuse_multiplied(found: Any, file: Path) -> None:
+    waiting, count = [found], 0
+    while waiting:
+        node = waiting.pop()
+        count += 1
+        if isinstance(node, Mapping):
+            waiting.extend(node.values())
+        elif isinstance(node, list | tuple):
+            waiting.extend(node)
+        if count + len(waiting) > _MAX_VALUES:
+            raise LocalFileError(f"{file} holds over {_MAX_VALUES} values: it is not a dict of tensors")
 
 
 def _lama_arguments(said: Any, file: Path) -> dict[str, Any]:
