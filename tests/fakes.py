@@ -25,6 +25,7 @@ from server.engine.types import (
     Outcome,
     ReadColumns,
     ReadEmbedding,
+    ReadSequence,
     ReadText,
     ReadTokens,
     RowInput,
@@ -116,8 +117,9 @@ class FakeRow:
 class FakeEngine:
     """An engine whose answers depend on the version and the input alone.
 
-    Classification: the version's own label (see `label_of`). Label words: the first column wins. Generation: says the
-    version's text again and again. `hold_rows` keeps rows running until `run_rows`; `hold_loads` blocks loads.
+    Classification: the version's own label (see `label_of`). Label words: the first column wins. Questions: the answer
+    is `!`. Choices: the longest. Generation: says the version's text again and again. `hold_rows` keeps rows running
+    until `run_rows`; `hold_loads` blocks loads.
     """
 
     spec: BackboneSpec
@@ -229,6 +231,12 @@ def answer_row(row: FakeRow, tokenizer: PreTrainedTokenizerFast) -> None:
             row.finish(FinishReason.READ, torch.arange(len(columns), 0, -1).float())
         case ReadEmbedding():
             row.finish(FinishReason.READ, torch.arange(8.0) + len(row_input.input_ids))
+        case ReadTokens() if load.artifact.manifest.kind is HeadKind.QUESTION_ANSWERING:
+            found = tokenizer.convert_tokens_to_ids("!")
+            logits = torch.tensor([[9.0 * (token == found)] * 2 for token in row_input.input_ids])
+            row.finish(FinishReason.READ, logits[len(row_input.soft_positions) :])
+        case ReadSequence() if load.artifact.manifest.kind is HeadKind.MULTIPLE_CHOICE:
+            row.finish(FinishReason.READ, torch.tensor([float(len(row_input.input_ids))]))
         case ReadTokens():
             num_tokens = len(row_input.input_ids) - len(row_input.soft_positions)
             logits = torch.zeros(num_tokens, len(labels))
@@ -339,6 +347,30 @@ def tagger(seed: int = 0, **manifest: Any) -> Artifact:
             **manifest,
         },
     )
+
+
+def reader(seed: int = 0, **manifest: Any) -> Artifact:
+    """A question-answering task, in windows of 40 tokens; the fake engine finds the answer `!`."""
+    fields: dict[str, Any] = {
+        "kind": HeadKind.QUESTION_ANSWERING,
+        "template": "<soft:3>{question}?{context}",
+        "max_length": 40,
+        "head": HeadModule(path="score", form="linear", reads="tokens"),
+    }
+    return _unlabelled(seed, 2, {**fields, **manifest})
+
+
+def chooser(seed: int = 0, **manifest: Any) -> Artifact:
+    """A multiple-choice task; the fake engine likes the longest choice best."""
+    fields: dict[str, Any] = {"kind": HeadKind.MULTIPLE_CHOICE, "template": "<soft:3>{question} {choice}"}
+    return _unlabelled(seed, 1, {**fields, **manifest})
+
+
+def _unlabelled(seed: int, rows: int, fields: dict[str, Any]) -> Artifact:
+    made = classifier(seed)
+    manifest = Manifest(**{**dict(made.manifest), "labels": None, "problem_type": None, **fields})
+    head = made.tensors["head.score.weight"][:rows].clone()
+    return Artifact(manifest, {**made.tensors, "head.score.weight": head})
 
 
 def version_record(version: Version, **changes: Any) -> VersionRecord:

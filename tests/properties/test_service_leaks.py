@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from fakes import FakeEngine, classifier, fake_engine, label_of, writer
+from fakes import FakeEngine, chooser, classifier, fake_engine, label_of, reader, writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +24,10 @@ from server.publishing import Publisher, Upload
 from server.tasks import Tasks
 
 TASKS = (TaskName("acme", "mood"), TaskName("acme", "writer"), TaskName("other", "mood"))
-UPLOADS = [Upload(artifact=make(seed).to_bytes()) for seed in range(3) for make in (classifier, writer)]
+UPLOADS = [
+    Upload(artifact=make(seed).to_bytes()) for seed in range(3) for make in (classifier, writer, reader, chooser)
+]
+INPUTS = (["x", "y"], {"question": "who", "context": "it was me! " * 9}, {"question": "who", "choices": ["me", "you"]})
 
 
 @dataclass
@@ -41,7 +44,10 @@ class World:
         self.publisher = Publisher(self.store, self.engine, self.tasks, self.service)
 
     async def infer(self) -> None:
-        calls = [InferCall(TaskRef(self.dice.choice(TASKS)), ["x", "y"]) for _ in range(self.dice.randint(1, 3))]
+        calls = [
+            InferCall(TaskRef(self.dice.choice(TASKS)), self.dice.choice(INPUTS))
+            for _ in range(self.dice.randint(1, 3))
+        ]
         for answer in await self.service.infer_batch(calls):
             if isinstance(answer, Answer) and answer.kind is HeadKind.SEQUENCE_CLASSIFICATION:
                 assert answer.outputs[0]["label"] == label_of(answer.version, ("bad", "good"))
