@@ -63,7 +63,8 @@ class Counted:
 def backbone_directory(arch: str, directory: Path) -> Path:
     """Save a tiny backbone with a tokenizer, as its publisher would."""
     save_backbone(arch, directory)
-    made = {"bert": bert_tokenizer, "electra": bert_tokenizer, "albert": bert_tokenizer, "roberta": roberta_tokenizer}
+    made = {"bert": bert_tokenizer, "electra": bert_tokenizer, "albert": bert_tokenizer}
+    made |= {"roberta": roberta_tokenizer, "xlm-roberta": roberta_tokenizer}
     tokenizer = made[arch](VOCAB_SIZE) if arch in made else gpt2_tokenizer()
     tokenizer.save_pretrained(directory)
     return directory

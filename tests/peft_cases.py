@@ -86,6 +86,7 @@ ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("gemma2", _WINDOWED | {"head_dim": 8}),
     "bert": ("bert", _SIZES),
     "roberta": ("roberta", _SIZES),
+    "xlm-roberta": ("xlm-roberta", _SIZES),
     "electra": ("electra", _SIZES | {"embedding_size": 32}),
     "albert": ("albert", _SIZES | {"embedding_size": 16}),
 }

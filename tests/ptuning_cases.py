@@ -23,6 +23,7 @@ CLASSES = {
     HeadKind.QUESTION_ANSWERING: "ForQuestionAnswering",
     HeadKind.MULTIPLE_CHOICE: "ForMultipleChoice",
 }
+ROOTS = {"xlm-roberta": "roberta"}  # where the classes keep the backbone, if not under its own name
 POOLED = (HeadKind.SEQUENCE_CLASSIFICATION, HeadKind.MULTIPLE_CHOICE)
 
 
@@ -41,22 +42,38 @@ class PrefixEncoder(nn.Module):
         return self.trans(rows) if self.is_projected else rows
 
 
+class DenseHead(nn.Module):
+    """The head of transformers' RoBERTa and ELECTRA: two layers over the first position, no pooler."""
+
+    def __init__(self, arch: str, hidden: int, rows: int) -> None:
+        super().__init__()
+        self.dense, self.out_proj = nn.Linear(hidden, hidden), nn.Linear(hidden, rows)
+        self.activate = nn.functional.gelu if arch == "electra" else torch.tanh
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        rows: torch.Tensor = self.out_proj(self.activate(self.dense(hidden)))
+        return rows
+
+
 class TaskModel(nn.Module):
-    """A frozen backbone under its own name, and one Linear as head."""
+    """A frozen backbone under its own name, and as head one Linear, or two layers."""
 
     family: str
+    num_labels = NUM_LABELS
 
-    def __init__(self, arch: str, kind: HeadKind, seed: int) -> None:
+    def __init__(self, arch: str, kind: HeadKind, seed: int, is_dense: bool = False) -> None:
         super().__init__()
-        self.arch, self.kind = arch, kind
+        self.arch, self.kind, self.is_dense = arch, kind, is_dense
+        self.root = ROOTS.get(arch, arch)
         backbone, self.config = tiny_model(arch, "BACKBONE")  # for its pooler; the rest is what `save_backbone` writes
         backbone.load_state_dict(tiny_model(arch, "TOKEN_CLS")[0].base_model.state_dict(), strict=False)
-        setattr(self, arch, backbone)
+        setattr(self, self.root, backbone)
         self._add_prompt()
-        rows = {HeadKind.QUESTION_ANSWERING: 2, HeadKind.MULTIPLE_CHOICE: 1}.get(kind, NUM_LABELS)
+        rows = {HeadKind.QUESTION_ANSWERING: 2, HeadKind.MULTIPLE_CHOICE: 1}.get(kind, self.num_labels)
         self.head_name = "qa_outputs" if kind is HeadKind.QUESTION_ANSWERING else "classifier"
-        setattr(self, self.head_name, nn.Linear(self.config.hidden_size, rows))
-        _randomise(self, arch, seed)
+        width = self.config.hidden_size
+        setattr(self, self.head_name, DenseHead(arch, width, rows) if is_dense else nn.Linear(width, rows))
+        _randomise(self, self.root, seed)
         self.eval()
 
     def _add_prompt(self) -> None:
@@ -64,20 +81,20 @@ class TaskModel(nn.Module):
 
     @property
     def backbone(self) -> Any:
-        return getattr(self, self.arch)
+        return getattr(self, self.root)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = getattr(self, self.head_name)(hidden)
         return logits
 
     def pooled(self, hidden: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(self.backbone.pooler.dense(hidden))
+        return hidden if self.is_dense else torch.tanh(self.backbone.pooler.dense(hidden))
 
     def checkpoint(self, is_whole: bool = True) -> Checkpoint:
         """Return what training saves, or what people keep of it: prompt, head and pooler."""
         tensors = {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
         if not is_whole:
-            backbone = (f"{self.arch}.embeddings.", f"{self.arch}.encoder.")
+            backbone = (f"{self.root}.embeddings.", f"{self.root}.encoder.")
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(backbone)}
         named = f"{self.arch.capitalize()}{self.family}{CLASSES[self.kind]}"
         config = {"model_type": self.arch, "architectures": [named], "hidden_size": self.config.hidden_size}
@@ -89,9 +106,11 @@ class PrefixModel(TaskModel):
 
     family = "Prefix"
 
-    def __init__(self, arch: str, kind: HeadKind, is_projected: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self, arch: str, kind: HeadKind, is_projected: bool = False, seed: int = 0, is_dense: bool = False
+    ) -> None:
         self.is_projected = is_projected
-        super().__init__(arch, kind, seed)
+        super().__init__(arch, kind, seed, is_dense)
 
     def _add_prompt(self) -> None:
         config = self.config
@@ -106,7 +125,7 @@ class PrefixModel(TaskModel):
         cache = DynamicCache(config=self.config)
         for layer, pair in enumerate(pairs):
             cache.update(pair[0], pair[1], layer)
-        given = {"token_type_ids": torch.tensor([types])} if self.arch != "roberta" else {}
+        given = {"token_type_ids": torch.tensor([types])} if self.root != "roberta" else {}
         hidden = self.backbone(
             input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, N + len(ids)), past_key_values=cache, **given
         ).last_hidden_state[0]
@@ -129,7 +148,7 @@ class PromptModel(TaskModel):
     def forward(self, ids: Sequence[int], types: Sequence[int]) -> torch.Tensor:
         """Return [labels] or [1]."""
         tokens = torch.tensor([ids])
-        kinds = torch.tensor([types]) if self.arch != "roberta" else torch.zeros_like(tokens)
+        kinds = torch.tensor([types]) if self.root != "roberta" else torch.zeros_like(tokens)
         raw = self.embeddings(input_ids=tokens, token_type_ids=kinds)
         both = torch.cat([self.prefix_encoder(torch.arange(N)[None]), raw], dim=1)
         hidden = self.backbone(inputs_embeds=both, attention_mask=torch.ones(1, N + len(ids))).last_hidden_state[0]

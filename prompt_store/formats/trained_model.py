@@ -81,12 +81,19 @@ def read_model(
         again = {name: tensor for name, tensor in copied.items() if name.startswith(_OTHER_EMBEDDINGS)}
         own = OwnBackbone(below(f"{root}.", copied), again)
         checks.extend(own.checked(publisher.backbone_trained, spec, reasons))
-    if any(one in READS_TOKENS for one in kinds or (publisher.kind,)) and any(
-        name.startswith(_POOLER) for name in found
-    ):
+    unread = _why_no_pooler(found, kinds or tuple(filter(None, [publisher.kind])))
+    if unread is not None and any(name.startswith(_POOLER) for name in found):
         found = {name: tensor for name, tensor in found.items() if not name.startswith(_POOLER)}
-        checks.append("pooler in the file ignored: the head reads every token")
+        checks.append(f"pooler in the file ignored: {unread}")
     return TrainedModel(found, kinds, tuple(checks))
+
+
+def _why_no_pooler(found: Mapping[str, torch.Tensor], kinds: tuple[HeadKind, ...]) -> str | None:
+    """Say why the head reads no pooler, or return None where it may."""
+    if any(kind in READS_TOKENS for kind in kinds):
+        return "the head reads every token"
+    has_two_layers = any(name.endswith(".out_proj.weight") for name in found)
+    return "a head of two layers reads the first position itself" if has_two_layers else None
 
 
 def _canonical(name: str) -> str | None:

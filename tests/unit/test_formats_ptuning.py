@@ -71,6 +71,51 @@ def test_head_of_roberta_is_one_layer_over_the_files_pooler() -> None:
     validate(found.artifact, ROBERTA)
 
 
+ELECTRA = replace(ENCODER, model_type="electra", has_pooler=False)
+XLM_R = replace(ENCODER, model_type="xlm-roberta", has_pooler=False)
+
+
+@pytest.mark.parametrize(
+    ("arch", "spec", "activation"),
+    [("electra", ELECTRA, "gelu"), ("roberta", ROBERTA, "tanh"), ("xlm-roberta", XLM_R, "tanh")],
+)
+def test_two_layer_head_reads_the_first_position(arch: str, spec: BackboneSpec, activation: str) -> None:
+    found = taken(PrefixModel(arch, SEQUENCE, is_dense=True).checkpoint(is_whole=False), spec)
+    head = HeadModule(path="classifier", form="dense-linear", activation=activation, reads="first")
+    assert found.artifact.manifest.head == head
+    assert not found.artifact.part("pooler")
+    ignored = "pooler in the file ignored: a head of two layers reads the first position itself"
+    assert (ignored in found.checks) == (arch != "electra")
+    validate(found.artifact, spec)
+
+
+@pytest.mark.parametrize("kind", [TOKENS, SPANS])
+@pytest.mark.parametrize(("arch", "spec"), [("electra", ELECTRA), ("xlm-roberta", XLM_R)])
+def test_heads_over_every_token_need_no_pooler(arch: str, spec: BackboneSpec, kind: HeadKind) -> None:
+    validate(taken(PrefixModel(arch, kind).checkpoint(), spec).artifact, spec)
+
+
+def test_one_layer_head_of_electra_has_nothing_to_read() -> None:
+    bare = {f"classifier.{name}": None for name in ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")}
+    checkpoint = changed(
+        PrefixModel("electra", SEQUENCE, is_dense=True).checkpoint(),
+        **bare,
+        **{"classifier.weight": torch.zeros(3, 32)},
+    )
+    with pytest.raises(
+        CheckpointError, match="reads the pooler, which is neither in backbone tiny-bert nor in the file"
+    ):
+        taken(checkpoint, ELECTRA)
+    first = taken(checkpoint, ELECTRA, pool="first").artifact.manifest.head  # as whoever ported it may have written it
+    assert first == HeadModule(path="classifier", reads="first")
+
+
+def test_summary_layers_of_electra_are_refused_by_name() -> None:
+    summary = {"sequence_summary.summary.weight": torch.zeros(32, 32)}
+    with pytest.raises(CheckpointError, match="the file also has sequence_summary"):
+        taken(changed(PrefixModel("electra", SEQUENCE, is_dense=True).checkpoint(), **summary), ELECTRA)
+
+
 def test_pooler_that_nobody_has_is_asked_for() -> None:
     checkpoint = PrefixModel("roberta", SEQUENCE).checkpoint(is_whole=False)
     tensors = {name: t for name, t in checkpoint.tensors.items() if "pooler" not in name}
