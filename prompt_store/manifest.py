@@ -53,6 +53,10 @@ TokenTypes = Literal["pair", "zero"]
 answering drops the types)."""
 
 
+ProblemType = Literal["single_label", "multi_label", "regression"]
+"""What the scores of a sequence classification mean: one label of all, any number of them, or values."""
+
+
 class Method(StrEnum):
     """How the soft prompt was trained."""
 
@@ -137,7 +141,7 @@ class PublisherManifest(_Part):
     label_words: dict[Label, Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]] | None = (
         None
     )
-    problem_type: Literal["single_label", "multi_label", "regression"] | None = None
+    problem_type: ProblemType | None = None
     pool: Pool | None = None
     normalize: bool | None = None  # an embedding is scaled to length 1 unless the request says otherwise
     text_position_offset: Annotated[int, Field(ge=0)] | None = None
@@ -171,7 +175,7 @@ class Manifest(_Part):
     truncation_side: Literal["right", "left"] = "right"
     labels: tuple[Label, ...] | None = None  # in the head's order; for label words, the order of the answer
     label_words: dict[Label, tuple[str, ...]] | None = None
-    problem_type: Literal["single_label", "multi_label", "regression"] | None = None
+    problem_type: ProblemType | None = None
     head: HeadModule | None = None
     pool: Pool | None = None  # of an embedding task; a head says itself where it reads
     normalize: bool | None = None  # of an embedding task: the default of the parameter

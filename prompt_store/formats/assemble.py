@@ -229,6 +229,8 @@ def _expect_own_weights(sources: Sources, reasons: Reasons) -> None:
 def _problem_type(sources: Sources, kind: HeadKind, labels: Labels) -> Any:
     if sources.publisher.problem_type is not None:
         return sources.publisher.problem_type
+    if kind is HeadKind.SEQUENCE_CLASSIFICATION and sources.parts.problem_type is not None:
+        return sources.parts.problem_type
     if sources.base is not None and sources.base.kind is kind and sources.base.problem_type is not None:
         return sources.base.problem_type
     if kind is not HeadKind.SEQUENCE_CLASSIFICATION or labels.names is None:

@@ -15,7 +15,7 @@ from prompt_store.artifact import EMBEDS, KV_KEY, KV_VALUE
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
 from prompt_store.formats.family import Family, Parts
-from prompt_store.formats.labels import config_labels
+from prompt_store.formats.labels import config_labels, config_problem_type
 from prompt_store.manifest import Method, PublisherManifest
 
 _PROMPT = frozenset({EMBEDS, KV_KEY, KV_VALUE})
@@ -40,8 +40,9 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     reasons.expect(EMBEDS not in sent or len(sent) == 1, "embeds and kv.* came together; one task has one of them")
     num_virtual_tokens = _count(checkpoint.tensors, reasons)
     labels = config_labels(checkpoint.config, reasons)
+    problem_type = config_problem_type(checkpoint.config, reasons)
     reasons.check()
-    return Parts(checkpoint.tensors, _method(sent), num_virtual_tokens, labels=labels)
+    return Parts(checkpoint.tensors, _method(sent), num_virtual_tokens, labels=labels, problem_type=problem_type)
 
 
 def _method(sent: set[str]) -> Method | None:

@@ -12,7 +12,7 @@ from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import CheckpointError
 from prompt_store.formats.checkpoint import Checkpoint
 from prompt_store.formats.heads import Reads
-from prompt_store.manifest import HeadKind, Manifest, Method, PublisherManifest, TokenTypes
+from prompt_store.manifest import HeadKind, Manifest, Method, ProblemType, PublisherManifest, TokenTypes
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Parts:
     num_virtual_tokens: int = 0
     kinds: tuple[HeadKind, ...] = ()
     labels: tuple[str, ...] | None = None
+    problem_type: ProblemType | None = None  # of a sequence classification
     label_words: dict[str, tuple[str, ...]] | None = None
     template: str | None = None
     tokenize: Literal["whole", "pieces"] | None = None

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prompt_store.formats.checkpoint import Reasons
+from prompt_store.manifest import ProblemType
 
 _MAX_LABEL_CHARS = 256
+_PROBLEM_TYPES: dict[str, ProblemType] = {  # transformers' word -> ours
+    "single_label_classification": "single_label",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,8 @@ class Labels:
 def head_labels(rows: int, said: tuple[str, ...] | None, found: tuple[str, ...] | None, reasons: Reasons) -> Labels:
     """Name the `rows` scores of a head: as the publisher `said`, as `found` in the file, else LABEL_i."""
     names = said or found
+    if names is None and rows == 1:
+        return Labels(("LABEL_0",))  # one value has no label to name
     if names is None:
         invented = tuple(f"LABEL_{index}" for index in range(rows))
         return Labels(
@@ -63,6 +71,19 @@ def config_labels(config: Mapping[str, object] | None, reasons: Reasons) -> tupl
     if not reasons.expect(len(texts) == len(ids), "id2label in the config does not name 0, 1, .. each with one text"):
         return None
     return None if texts == tuple(f"LABEL_{index}" for index in ids) else texts
+
+
+def config_problem_type(config: Mapping[str, object] | None, reasons: Reasons) -> ProblemType | None:
+    """Read `problem_type` of a model's config; None where transformers itself would tell it by the labels."""
+    said = config.get("problem_type") if config is not None else None
+    if said is None:
+        return None
+    found = _PROBLEM_TYPES.get(said) if isinstance(said, str) else None
+    reasons.expect(
+        found is not None,
+        f"the config's problem_type is {repr(said)[:80]}; transformers knows {', '.join(_PROBLEM_TYPES)}",
+    )
+    return found
 
 
 def _expect_distinct(names: tuple[str, ...], reasons: Reasons) -> None:

@@ -15,7 +15,7 @@ from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.encoders import run_mlp
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
 from prompt_store.formats.family import Family, Parts
-from prompt_store.formats.labels import config_labels
+from prompt_store.formats.labels import config_labels, config_problem_type
 from prompt_store.formats.prefix_layout import prefix_for
 from prompt_store.formats.table import below, read_table
 from prompt_store.formats.trained_model import read_model
@@ -37,6 +37,7 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     reasons = Reasons()
     model = read_model(checkpoint, "prefix_encoder.", publisher, spec, reasons)
     labels = config_labels(checkpoint.config, reasons)
+    problem_type = config_problem_type(checkpoint.config, reasons)
     table = read_table(checkpoint.tensors, _TABLE, spec, reasons)
     reasons.check()
     projection = below(_PROJECTION, checkpoint.tensors)
@@ -48,6 +49,7 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
         len(table),
         model.kinds,
         labels=labels,
+        problem_type=problem_type,
         reads={HeadKind.SEQUENCE_CLASSIFICATION: "pooler", HeadKind.MULTIPLE_CHOICE: "pooler"},
         checks=(*model.checks, *_remarks(checkpoint.config, bool(projection))),
     )

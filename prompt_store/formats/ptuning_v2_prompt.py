@@ -13,7 +13,7 @@ from prompt_store.artifact import EMBEDS
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
 from prompt_store.formats.family import Family, Parts
-from prompt_store.formats.labels import config_labels
+from prompt_store.formats.labels import config_labels, config_problem_type
 from prompt_store.formats.table import read_table
 from prompt_store.formats.trained_model import read_model
 from prompt_store.manifest import READS_TOKENS, HeadKind, Method, PublisherManifest
@@ -33,6 +33,7 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     for kind in (*model.kinds, *filter(None, [publisher.kind])):
         reasons.expect(kind not in READS_TOKENS, f"no Prompt class of P-Tuning v2 answers {kind}")
     labels = config_labels(checkpoint.config, reasons)
+    problem_type = config_problem_type(checkpoint.config, reasons)
     table = read_table(checkpoint.tensors, _TABLE, spec, reasons)
     reasons.check()
     return Parts(
@@ -41,6 +42,7 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
         len(table),
         model.kinds,
         labels=labels,
+        problem_type=problem_type,
         reads={HeadKind.SEQUENCE_CLASSIFICATION: "text-pooler", HeadKind.MULTIPLE_CHOICE: "pooler"},
         embeds_twice=True,
         checks=model.checks,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from pydantic import JsonValue
 
+from prompt_store.manifest import ProblemType
 from server.text.label_words import LabelColumns
 
-ProblemType = Literal["single_label", "multi_label", "regression"]
 Output = dict[str, JsonValue]
 
 DEFAULT_THRESHOLD = 0.5
