@@ -38,8 +38,12 @@ def _draw_output(output: Any) -> RenderableType:
     from rich.text import Text
 
     match output:
+        case {"choice": int() as choice, "scores": list() as scores}:
+            return _draw_choices(scores, choice, output["label"])
         case {"scores": list() as scores}:
             return _draw_scores(scores)
+        case {"answer": str()}:
+            return _draw_found(output.get("answers") or [output])
         case {"embedding": [*values]}:
             return _draw_vector(values)
         case {"text": str() as text}:
@@ -65,6 +69,27 @@ def _draw_scores(scores: list[dict[str, Any]]) -> Table:
     for number, score in enumerate(sorted(scores, key=lambda score: -score["score"])):
         bar = "█" * round(score["score"] * 20)
         table.add_row(score["label"], f"{score['score']:.3f}", bar, style="bold green" if number == 0 else None)
+    return table
+
+
+def _draw_choices(scores: list[float], best: int, label: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False)
+    for number, score in enumerate(scores):
+        name = label if number == best else ""
+        style = "bold green" if number == best else None
+        table.add_row(str(number), f"{score:.3f}", "█" * round(score * 20), name, style=style)
+    return table
+
+
+def _draw_found(answers: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table("start", "end", "answer", "score", box=None, header_style="bold")
+    for answer in answers:
+        text = answer["answer"] or "(no answer)"
+        table.add_row(str(answer["start"]), str(answer["end"]), text, f"{answer['score']:.3f}")
     return table
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from checkpoint_cases import DECODER, ENCODER, N, classifier, embeds, peft_checkpoint, peft_config, prefix
 
-from prompt_store.errors import CheckpointError
+from prompt_store.errors import CheckpointError, UnfitError
 from prompt_store.formats import Checkpoint, Converted, convert
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
+from prompt_store.validate import validate
 
 NOTHING = PublisherManifest()
 
@@ -127,6 +128,9 @@ def test_question_answering_is_read_without_token_types() -> None:
     assert found.template == f"<soft:{N}><cls>{{question}}<sep>{{context}}<sep>"
     said = convert(checkpoint, PublisherManifest(token_types="pair", qa_offset=0), ENCODER).artifact.manifest
     assert (said.token_types, said.qa_offset) == ("pair", 0)
+    far = convert(checkpoint, PublisherManifest(qa_offset=N + 1), ENCODER).artifact
+    with pytest.raises(UnfitError, match=f"qa_offset is {N + 1}; the first text token stands at {N}"):
+        validate(far, ENCODER)
 
 
 def test_a_classifier_of_one_row_may_be_one_of_choices() -> None:

@@ -201,7 +201,7 @@ def test_pairs_are_laid_out_as_the_tokenizer_writes_them(kind: HeadKind, second:
 
 @pytest.mark.parametrize("kind", [SPANS, CHOICE])
 def test_pairs_that_the_tokenizer_does_not_mark_need_a_template(kind: HeadKind) -> None:
-    with pytest.raises(CheckpointError, match="puts nothing between two texts.*say template"):
+    with pytest.raises(CheckpointError, match=r"puts nothing between two texts.*say template"):
         convert(PrefixModel("bert", kind).checkpoint(), PublisherManifest(), replace(ENCODER, pair=None))
 
 
@@ -245,6 +245,28 @@ def test_heads_of_spans_and_choices_have_their_rows(kind: HeadKind, rows: int, m
     wide = {f"{name}.weight": torch.zeros(rows, 32), f"{name}.bias": torch.zeros(rows)}
     with pytest.raises(UnfitError, match=match):
         validate(taken(changed(PrefixModel("bert", kind).checkpoint(), **wide)).artifact, ENCODER)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "match"),
+    [
+        (SPANS, {"template": "<cls>{question}<sep>"}, r"has \{context\} 0 times"),
+        (SPANS, {"template": "{context} {question} {context}"}, r"has \{context\} 2 times"),
+        (SPANS, {"truncate": "question"}, "cuts nothing"),
+        (SPANS, {"truncation_side": "left"}, "cuts nothing"),
+        (SPANS, {"qa_offset": 0}, "virtual tokens in front of the text"),
+        (CHOICE, {"template": "<cls>{question}<sep>"}, r"has no \{choice\}"),
+        (CHOICE, {"template": "{choices} {choice}"}, r"has a field \{choices\}"),
+    ],
+)
+def test_templates_of_spans_and_choices_have_their_fields(kind: HeadKind, said: dict[str, Any], match: str) -> None:
+    with pytest.raises(UnfitError, match=match):
+        validate(taken(PrefixModel("bert", kind).checkpoint(), **said).artifact, ENCODER)
+
+
+def test_an_offset_is_for_spans() -> None:
+    with pytest.raises(CheckpointError, match="qa_offset says where a question-answering head reads"):
+        taken(SOUND, qa_offset=0)
 
 
 def test_embedding_twice_is_for_the_backbones_it_is_known_for() -> None:

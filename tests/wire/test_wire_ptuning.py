@@ -12,6 +12,7 @@ import pytest
 import torch
 from engine_cases import backbone_directory
 from ptuning_cases import FewShotEncoder, LamaEncoder, PrefixModel, PromptModel, TaskModel, saved
+from qa_reference import Pipeline
 from safetensors.torch import save
 from tiny_tokenizers import bert_tokenizer
 from transformers import AutoModelForMaskedLM
@@ -111,11 +112,76 @@ def test_few_shot_is_taken_on_the_weights_it_was_trained_with(client: httpx.Clie
     assert set(scores(client, "few")) == {"good", "bad"}
 
 
-@pytest.mark.parametrize("kind", [HeadKind.QUESTION_ANSWERING, HeadKind.MULTIPLE_CHOICE])
-def test_kinds_without_a_public_answer_are_refused_by_name(client: httpx.Client, kind: HeadKind) -> None:
-    refused = push(client, "later", PrefixModel("bert", kind).checkpoint())
+def infer(client: httpx.Client, task: str, inputs: Any, **parameters: Any) -> dict[str, Any]:
+    answer = client.post("/v1/infer", json={"task_id": task, "inputs": inputs, "parameters": parameters})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_questions_are_answered_from_a_long_context(client: httpx.Client) -> None:
+    model = PrefixModel("bert", HeadKind.QUESTION_ANSWERING)
+    question, context = "was it good?", "the great film in New York was not bad, " * 60
+    wanted = Pipeline(bert_tokenizer(), model).answers(question, context, 3, handle_impossible_answer=True)
+    promised = {"answer": wanted[0]["answer"], "start": wanted[0]["start"], "score": wanted[0]["score"]}
+    item = {"question": question, "context": context}
+    example = {"inputs": item, "outputs": promised}
+    published = push(client, "reader", model.checkpoint(), examples=[example | {"tolerance": 1e-4}])
+    assert published.status_code == 201, published.text
+    assert "golden examples: 1 came out as promised" in published.json()["checks"]
+    answer = infer(client, "reader", item, top_k=3, handle_impossible_answer=True)
+    (output,) = answer["outputs"]
+    assert [found["answer"] for found in output["answers"]] == [one["answer"] for one in wanted]
+    assert [found["score"] for found in output["answers"]] == pytest.approx([one["score"] for one in wanted], abs=1e-5)
+    assert context[output["start"] : output["end"]] == output["answer"]
+    assert answer["kind"] == "question-answering"
+    assert answer["usage"]["virtual_tokens"] == 10  # in each of two windows
+    broken = push(client, "reader", model.checkpoint(), examples=[{"inputs": item, "outputs": {"answer": "no"}}])
+    assert (broken.status_code, broken.json()["error"]["type"]) == (422, "trial_failed")
+
+
+def test_choices_are_compared_with_each_other(client: httpx.Client) -> None:
+    model, tokenizer = PrefixModel("bert", HeadKind.MULTIPLE_CHOICE), bert_tokenizer()
+    published = push(client, "quiz", model.checkpoint())
+    assert published.status_code == 201, published.text
+    choices = ["a great film", "not very good", "bad"]
+    encoded = tokenizer(["the plot"] * 3, choices)
+    rows = zip(encoded["input_ids"], encoded["token_type_ids"], strict=True)
+    live = torch.cat([model(ids, types) for ids, types in rows]).softmax(-1).tolist()
+    (output,) = infer(client, "quiz", {"question": "the plot", "choices": choices})["outputs"]
+    assert output["scores"] == pytest.approx(live, abs=1e-5)
+    assert (output["choice"], output["label"]) == (live.index(max(live)), choices[live.index(max(live))])
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "reason"),
+    [
+        (HeadKind.QUESTION_ANSWERING, {"template": "<cls>{text}<sep>"}, "has {context} 0 times"),
+        (HeadKind.QUESTION_ANSWERING, {"truncate": "question"}, "cuts nothing"),
+        (HeadKind.MULTIPLE_CHOICE, {"template": "<cls>{text}<sep>"}, "has no {choice}"),
+        (HeadKind.MULTIPLE_CHOICE, {"labels": ["a"]}, "has no labels"),
+    ],
+)
+def test_a_template_must_have_what_its_answers_need(
+    client: httpx.Client, kind: HeadKind, said: dict[str, Any], reason: str
+) -> None:
+    refused = push(client, "later", PrefixModel("bert", kind).checkpoint(), **said)
     assert refused.status_code == 422
-    assert f"{kind} tasks are converted but not served yet" in refused.json()["error"]["message"]
-    head = client.get("/v1/backbone").json()["heads"][kind.value]
-    assert not head["supported"]
-    assert "not served yet" in head["reason"]
+    assert reason in refused.json()["error"]["message"]
+
+
+def test_the_backbone_says_that_it_takes_them_and_how_pairs_are_written(client: httpx.Client) -> None:
+    backbone = client.get("/v1/backbone").json()
+    assert all(head["supported"] for head in backbone["heads"].values() if head["reason"] is None)
+    assert backbone["heads"]["question-answering"]["supported"]
+    assert backbone["heads"]["multiple-choice"]["supported"]
+    assert backbone["spec"]["pair"] == "<cls>{first}<sep>{second}<sep>"
+    assert (backbone["limits"]["max_rows_per_input"], backbone["limits"]["max_rows"]) == (128, 512)
+
+
+def test_too_many_rows_are_a_400_that_names_the_setting(client: httpx.Client) -> None:
+    assert push(client, "quiz", PrefixModel("bert", HeadKind.MULTIPLE_CHOICE).checkpoint()).status_code in (200, 201)
+    inputs = {"question": "the plot", "choices": ["x"] * 129}
+    refused = client.post("/v1/infer", json={"task_id": "quiz", "inputs": inputs})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "inputs"
+    assert "limits.max_rows_per_input" in refused.json()["error"]["message"]

@@ -49,6 +49,8 @@ def _limits(spec: BackboneSpec, limits: Limits) -> BackboneLimits:
     return BackboneLimits(
         max_positions=spec.max_positions,
         max_inputs=limits.max_inputs,
+        max_rows_per_input=limits.max_rows_per_input,
+        max_rows=limits.max_rows,
         max_body_bytes=limits.max_body_bytes,
         max_upload_bytes=limits.max_upload_bytes,
     )

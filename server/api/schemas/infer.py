@@ -35,7 +35,8 @@ Parameters = Annotated[
         description="What the task's kind takes. Generation: max_new_tokens, temperature, top_p, top_k, min_p, "
         "repetition_penalty, presence_penalty, frequency_penalty, stop, seed, logprobs, ignore_eos, stream. "
         "Classification and label words: top_k, threshold. Token classification: aggregation_strategy, ignore_labels. "
-        "Embedding: normalize, dimensions."
+        "Question answering: top_k, max_answer_length, doc_stride, align_to_words, handle_impossible_answer, "
+        "null_threshold. Embedding: normalize, dimensions."
     ),
 ]
 User = Annotated[
@@ -64,6 +65,15 @@ class InferBody(TaskInferBody):
             "examples": [
                 {"task_id": "sentiment", "inputs": "a warm, funny, engaging film"},
                 {"task_id": "source", "inputs": ["The battery died after two days.", "omg so tired today"]},
+                {
+                    "task_id": "reader",
+                    "inputs": {"question": "Who wrote it?", "context": "Ada Lovelace wrote the first program."},
+                    "parameters": {"top_k": 3, "handle_impossible_answer": True},
+                },
+                {
+                    "task_id": "quiz",
+                    "inputs": {"question": "What barks?", "choices": ["a cat", "a dog", "a tree"]},
+                },
             ]
         }
     )

@@ -60,6 +60,8 @@ class BackboneLimits(View):
 
     max_positions: int
     max_inputs: int
+    max_rows_per_input: int
+    max_rows: int
     max_body_bytes: int
     max_upload_bytes: int
 

@@ -25,6 +25,9 @@ def infer(
         list[str] | None, typer.Argument(metavar="TEXT...", help="One text or several; - is stdin.")
     ] = None,
     field: Annotated[list[str] | None, typer.Option(metavar="NAME=TEXT", help="A field of the template.")] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="One of a multiple-choice task's choices; give several.")
+    ] = None,
     param: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="e.g. max_new_tokens=64.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Write the text as it is generated.")] = False,
     url: Url = DEFAULT_URL,
@@ -32,7 +35,7 @@ def infer(
     as_json: Json = False,
 ) -> None:
     """Ask a task and show its answer."""
-    body = {"task_id": _checked(task), "inputs": _inputs(texts or [], field or [])}
+    body = {"task_id": _checked(task), "inputs": _inputs(texts or [], field or [], choice or [])}
     parameters = parse_pairs(param or [], "--param")
     with Client(url, key) as client:
         if stream:
@@ -50,12 +53,14 @@ def _checked(task: str) -> str:
     return task
 
 
-def _inputs(texts: list[str], fields: list[str]) -> Any:
-    if bool(texts) == bool(fields):
-        raise typer.BadParameter("give a TEXT, or the template's fields with --field NAME=TEXT", param_hint="TEXT")
-    if fields:
+def _inputs(texts: list[str], fields: list[str], choices: list[str]) -> Any:
+    if bool(texts) == bool(fields or choices):
+        advice = "give a TEXT, or the template's fields with --field NAME=TEXT (and --choice TEXT for each choice)"
+        raise typer.BadParameter(advice, param_hint="TEXT")
+    if not texts:
         pairs = (pair.partition("=") for pair in fields)
-        return {name: value for name, _, value in pairs}
+        named = {name: value for name, _, value in pairs}
+        return {**named, "choices": choices} if choices else named
     read = [sys.stdin.read() if text == "-" else text for text in texts]
     return read[0] if len(read) == 1 else read
 

@@ -56,6 +56,30 @@ class TestInfer:
         assert stub.asked[0].json["inputs"] == {"premise": "a=b", "hypothesis": "7"}
         assert stub.asked[0].json["parameters"] == {"top_k": 3, "stop": "ab", "ignore_eos": True}
 
+    def test_choices_are_sent_as_a_list_and_shown_with_their_places(self, stub: Stub, softmux: Softmux) -> None:
+        output = {"choice": 1, "label": "a dog", "score": 0.75, "scores": [0.25, 0.75]}
+        stub.on("POST /v1/infer", Canned(200, SENTIMENT | {"outputs": [output]}))
+
+        ended = softmux("infer", "quiz", "--field", "question=What barks?", "--choice", "a cat", "--choice", "a dog")
+
+        assert stub.asked[0].json["inputs"] == {"question": "What barks?", "choices": ["a cat", "a dog"]}
+        first, second = ended.out.splitlines()[:2]
+        assert first.split()[:2] == ["0", "0.250"]
+        assert second.split()[:2] == ["1", "0.750"]
+        assert second.rstrip().endswith("a dog")
+
+    def test_answers_are_shown_with_where_they_stand(self, stub: Stub, softmux: Softmux) -> None:
+        best = {"answer": "Ada", "score": 0.9, "start": 4, "end": 7}
+        none = {"answer": "", "score": 0.1, "start": 0, "end": 0}
+        outputs = [best, none | {"answers": [none, best]}]
+        stub.on("POST /v1/infer", Canned(200, SENTIMENT | {"outputs": outputs}))
+
+        ended = softmux("infer", "reader", "--field", "question=Who?", "--field", "context=Was Ada here?")
+
+        lines = [line.split() for line in ended.out.splitlines()]
+        assert ["4", "7", "Ada", "0.900"] in lines
+        assert ["0", "0", "(no", "answer)", "0.100"] in lines
+
     def test_the_key_is_sent(self, stub: Stub, softmux: Softmux) -> None:
         stub.on("POST /v1/infer", Canned(200, SENTIMENT))
 
