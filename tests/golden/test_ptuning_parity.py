@@ -123,8 +123,11 @@ async def test_lama_on_a_causal_backbone_reads_the_last_token(engine_of: Callabl
 
 
 @pytest.mark.parametrize(("rows", "is_lstm"), [(3, True), (1, True), (1, False)])
-def test_few_shot_is_baked_on_its_own_backbone(engine_of: Callable[[str], Engine], rows: int, is_lstm: bool) -> None:
-    encoder, spec = FewShotEncoder(rows, 32, is_lstm), engine_of("bert").spec
+async def test_few_shot_is_baked_and_answers_as_live_on_its_own_backbone(
+    engine_of: Callable[[str], Engine], rows: int, is_lstm: bool
+) -> None:
+    engine = engine_of("bert")
+    encoder, spec = FewShotEncoder(rows, 32, is_lstm), engine.spec
     publisher = PublisherManifest(
         template=f"<cls>{{text}}<soft:{rows}><mask><sep>",
         label_words={"x": ("x",)},
@@ -134,6 +137,14 @@ def test_few_shot_is_baked_on_its_own_backbone(engine_of: Callable[[str], Engine
     assert manifest.artifact.embeds is not None
     torch.testing.assert_close(manifest.artifact.embeds, encoder().detach(), atol=TOLERANCE, rtol=0.0)
     assert manifest.artifact.manifest.tokenize == "pieces"
+    async with running(engine) as live:
+        request = replace(load_request("few-shot", manifest.artifact, EVERY_COLUMN), leading=())
+        for length in LENGTHS:
+            shape: list[int | None] = [8, *random_ids(length, length), *[None] * rows, 9, 10]
+            places = tuple(place for place, token in enumerate(shape) if token is None)
+            row = RowInput(tuple(token or 0 for token in shape), places, read_position=len(shape) - 2)
+            theirs = live_logits("bert", "MASKED_LM", engine, encoder, row)[len(shape) - 2]
+            assert_close((await answer(live, request, row)).logits, theirs, "v1 few-shot on bert")
 
 
 def words(checkpoint: Checkpoint, engine: Engine) -> Artifact:

@@ -315,14 +315,23 @@ def test_lama_that_cannot_be_served_is_refused_by_name(
         taken(Checkpoint(tensors, config), label_words=WORDS)
 
 
+def test_lama_with_a_finetuned_backbone_is_taken_on_its_own_weights_alone() -> None:
+    checkpoint = Checkpoint(LAMA, {"template": [3, 3, 3], "use_lm_finetune": True})
+    with pytest.raises(CheckpointError, match="also changed the backbone"):
+        taken(checkpoint, label_words=WORDS, fingerprint=Fingerprint(arch=ENCODER.arch_fingerprint, weights="others"))
+    found = taken(checkpoint, label_words=WORDS, fingerprint=OWN_WEIGHTS)
+    assert found.artifact.manifest.fingerprint == OWN_WEIGHTS
+
+
 def test_template_of_the_publisher_wins() -> None:
     template = "<soft:9>{text} is <mask>."
     found = taken(Checkpoint(LAMA, {"template": [3, 3, 3]}), label_words=WORDS, template=template)
     assert found.artifact.manifest.template == template
 
 
-def test_few_shot_is_refused_on_a_backbone_of_other_weights() -> None:
-    checkpoint = Checkpoint(saved(FewShotEncoder(2, 32)))
+@pytest.mark.parametrize("is_lstm", [True, False])
+def test_few_shot_is_refused_on_a_backbone_of_other_weights(is_lstm: bool) -> None:
+    checkpoint = Checkpoint(saved(FewShotEncoder(2, 32, is_lstm)))
     said = {"template": "<cls>{text}<soft:2><mask><sep>", "label_words": WORDS}
     with pytest.raises(CheckpointError, match="also changed the backbone"):
         taken(checkpoint, **said)
