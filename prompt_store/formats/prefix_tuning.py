@@ -25,6 +25,7 @@ from prompt_store.manifest import HeadKind, Method, PublisherManifest
 
 _TABLE, _DIRECT, _MLP = "wte.weight", "control_trans", "control_trans."
 _OF_BART = ("control_trans2", "control_trans_enc", "wte_enc")
+_OF_OPENPROMPT = ("decoder_control_trans.", "decoder_wte.")
 _INFIX = "wte2.weight"
 _KINDS = (HeadKind.GENERATION, HeadKind.LABEL_WORDS)
 _Config = Mapping[str, object]
@@ -32,6 +33,8 @@ _Config = Mapping[str, object]
 
 def claim(checkpoint: Checkpoint) -> str | None:
     """Return the evidence: the MLP or the bare prefix under its name, or a lone table and the config's `preseqlen`."""
+    if any(name.startswith(_OF_OPENPROMPT) for name in checkpoint.tensors):
+        return None
     marks = (_MLP, *_OF_BART)
     found = next((name for name in sorted(checkpoint.tensors) if name == _DIRECT or name.startswith(marks)), None)
     if found is None and set(checkpoint.tensors) == {_TABLE} and "preseqlen" in (checkpoint.config or {}):

@@ -46,13 +46,6 @@ def _claims_lora(checkpoint: Checkpoint) -> str | None:
 NOT_TAKEN: tuple[Family, ...] = (
     not_taken("chatglm", _starts("transformer.prefix_encoder."), _LATER),
     not_taken(
-        "openprompt",
-        _contains(
-            "prompt_model.", "soft_embeds", "soft_embedding.weight", "new_embedding.weight", "decoder_control_trans"
-        ),
-        _LATER,
-    ),
-    not_taken(
         "peft-without-config",
         _claims_peft_alone,
         "`prompt_embeddings` alone does not say its method; send its adapter_config.json as `config`",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from engine_cases import as_label_words, load_request, open_engine, random_ids, row_of
+from openprompt_cases import PrefixTuningTemplate
 from parity import assert_within
 from peft_cases import tiny_config
 from prefix_cases import Feeding, LiAndLiang, NemoEncoder, TrainableCache, live_logits
@@ -68,6 +69,11 @@ def tgis(config: Any) -> Case:
     return module, Checkpoint(flatten(module.prompt(), "decoder").tensors, {"verbalizer": "{{input}}"})
 
 
+def openprompt(config: Any) -> Case:
+    module = PrefixTuningTemplate(config)
+    return module, Checkpoint(flatten(module.state_dict()).tensors, {"freeze_plm": True})
+
+
 ROWS = {
     "nemo-table": nemo("mlp", is_filled=True),
     **{f"nemo-{kind}": nemo(kind) for kind in ("mlp", "deep", "lstm", "tpmlp", "embedding")},
@@ -86,6 +92,7 @@ CASES: Mapping[str, Mapping[str, Callable[[Any], Case]]] = {
         },
         **CARTRIDGES,
         **ROWS,
+        "openprompt-prefix": openprompt,
     },
     "llama-gqa": {**CARTRIDGES, **ROWS},
     "qwen3": CARTRIDGES,

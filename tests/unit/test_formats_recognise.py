@@ -34,6 +34,11 @@ ONE = torch.zeros(2, 3)
         ({"trainable_keys.0": ONE, "fixed_keys.0": ONE}, None, "cartridges"),
         ({"decoder_control_trans.0.weight": ONE, "decoder_wte.weight": ONE}, None, "openprompt"),
         ({"soft_embeds": ONE}, None, "openprompt"),
+        ({"soft_embedding.weight": ONE}, None, "openprompt"),
+        ({"new_embedding.weight": ONE, "soft_embedding.weight": ONE}, None, "openprompt"),
+        ({"template.control_trans.0.weight": ONE, "template.wte.weight": ONE}, None, "openprompt"),
+        ({"prompt_model.template.wte.weight": ONE, "verbalizer.x": ONE}, None, "openprompt"),
+        ({"decoder_control_trans.0.weight": ONE, "control_trans.0.weight": ONE}, None, "openprompt"),
         ({"embedding.weight": ONE, "lstm_head.weight_ih_l0": ONE, "mlp_head.0.weight": ONE}, None, "ptuning-v1"),
         ({"prompt_table.prompt_table.task.prompt_embeddings.weight": ONE, "embeddings.weight": ONE}, None, "nemo"),
         ({"prompt_encoder.embedding.weight": ONE}, None, "nemo"),
@@ -50,7 +55,7 @@ def test_each_family_is_known_by_its_own_signs(
     assert recognise(Checkpoint(tensors, config)).name == family
 
 
-@pytest.mark.parametrize("name", ["transformer.prefix_encoder.x", "soft_embeds", "x.lora_A.weight"])
+@pytest.mark.parametrize("name", ["transformer.prefix_encoder.x", "x.lora_A.weight"])
 def test_family_that_is_not_taken_is_refused_by_name(name: str) -> None:
     checkpoint = Checkpoint({name: ONE})
     with pytest.raises(CheckpointError) as caught:

@@ -1,0 +1,232 @@
+"""OpenPrompt's templates: a run's checkpoint, flattened, or a template's own state dict. Nobody opens its dill here.
+
+Tensors below `prompt_model.template.`, `template.` or nothing; `prompt_model.plm.*` and `raw_embedding.weight` are the
+backbone again. SoftTemplate: `soft_embeds` `[n, E]`, in front of everything. MixedTemplate: `soft_embedding.weight`
+`[1 + k, E]`, row i is soft token i, which may stand in several places. PtuningTemplate: `new_embedding.weight` `[m, E]`
+through `new_lstm_head.*` (both ways) and `new_mlp_head.{0,2}`, or the MLP alone, one row a place. PrefixTuningTemplate
+on GPT-2: `decoder_wte.weight`, `decoder_control_trans.*` (early: without `decoder_`), as in `prefix_tuning`.
+`config` is what the file does not hold: `{"freeze_plm": true, "template": {"soft_token_ids": [1, 2, 1]}, "verbalizer":
+{"classes": ["neg", "pos"], "label_words": [["bad"], ["good"]], "prefix": " "}}`. Pieces are tokenised one by one.
+Source: thunlp/OpenPrompt, `openprompt/prompts/*_template.py`, `ptuning_prompts.py`, `manual_verbalizer.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from prompt_store.artifact import EMBEDS
+from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.encoders import run_mlp, run_prompt_encoder
+from prompt_store.errors import ManifestError
+from prompt_store.formats.checkpoint import Checkpoint, Reasons, shorten
+from prompt_store.formats.family import Family, Parts
+from prompt_store.formats.openprompt_words import label_words
+from prompt_store.formats.prefix_layout import prefix_for
+from prompt_store.formats.table import below, read_table
+from prompt_store.manifest import HeadKind, Method, PublisherManifest
+from prompt_store.template import parse_template
+
+_RUN, _TEMPLATE, _PLM, _VERBALIZER = "prompt_model.", "template.", "plm.", "verbalizer."
+_SOFT, _MIXED, _PTUNING = "soft_embeds", "soft_embedding.weight", "new_embedding.weight"
+_DECODER = "decoder_"
+_BARE = (_SOFT, _MIXED, _PTUNING, "decoder_wte.", "decoder_control_trans.")
+_IGNORED = frozenset({"raw_embedding.weight", "new_ids", "input_tokens"})
+_WORDS = frozenset({"label_words_ids", "words_ids_mask", "label_words_mask"})
+_TEXT = "text around the virtual tokens unverified: OpenPrompt keeps it outside the file; say template in the manifest"
+_Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """What a template puts in front of the backbone, and how it was trained."""
+
+    tensors: _Tensors
+    method: Method
+    num_virtual_tokens: int
+
+
+_NOTHING = _Prompt({}, Method.NONE, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What reading a template may look at besides its tensors, and where it reports."""
+
+    config: Mapping[str, object]
+    publisher: PublisherManifest
+    spec: BackboneSpec
+    reasons: Reasons
+
+
+def claim(checkpoint: Checkpoint) -> str | None:
+    """Return the evidence: a run's prefix, or a template's own names."""
+    found = next(
+        (n for n in sorted(checkpoint.tensors) if n.startswith((_RUN, _TEMPLATE)) or n.startswith(_BARE)), None
+    )
+    return found and f"tensor {found[:80]!r}"
+
+
+def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: BackboneSpec) -> Parts:
+    """Take the template's rows, or bake them, and the verbalizer's words. Raises CheckpointError with every reason."""
+    context = _Context(checkpoint.config or {}, publisher, spec, Reasons())
+    reasons = context.reasons
+    tensors = {name.removeprefix(_RUN): tensor for name, tensor in checkpoint.tensors.items()}
+    verbalizer, num_plm = below(_VERBALIZER, tensors), sum(name.startswith(_PLM) for name in tensors)
+    rest = {n.removeprefix(_TEMPLATE): t for n, t in tensors.items() if not n.startswith((_VERBALIZER, _PLM))}
+    learned = sorted(verbalizer.keys() - _WORDS)
+    reasons.expect(
+        not learned,
+        f"its verbalizer has weights of its own ({shorten(learned)}); served is ManualVerbalizer, which has none",
+    )
+    words = label_words(context.config.get("verbalizer"), reasons)
+    is_trained = _is_backbone_trained(context)
+    is_answered = bool(words or verbalizer or publisher.label_words)
+    prompt = _template(rest, context)
+    reasons.check()
+    is_placed = publisher.template is not None
+    return Parts(
+        prompt.tensors,
+        prompt.method,
+        prompt.num_virtual_tokens,
+        (HeadKind.LABEL_WORDS,) if is_answered else (),
+        label_words=words,
+        tokenize="pieces",
+        token_types="zero",
+        backbone_trained=is_trained,
+        checks=(*_plm_remarks(num_plm), *(() if is_placed else (_TEXT,))),
+    )
+
+
+def _plm_remarks(num_plm: int) -> Iterator[str]:
+    if num_plm:
+        yield f"backbone in the file ignored: {num_plm} tensors"
+
+
+def _is_backbone_trained(context: _Context) -> bool:
+    """Return whether training changed the backbone; by default OpenPrompt's does, so somebody has to say."""
+    config, publisher = context.config, context.publisher
+    frozen = config.get("freeze_plm", _dig(config, "plm", "optimize", "freeze_para"))
+    if publisher.backbone_trained is not None:
+        return publisher.backbone_trained
+    if isinstance(frozen, bool):
+        return not frozen
+    weights = publisher.fingerprint.weights if publisher.fingerprint is not None else None
+    context.reasons.expect(
+        weights == context.spec.weights_fingerprint,
+        "nobody says whether the backbone was frozen, and by default OpenPrompt trains it too: send freeze_plm in "
+        "`config`, or backbone_trained or the fingerprint of its weights in the manifest",
+    )
+    return False
+
+
+def _dig(config: object, *names: str) -> object:
+    for name in names:
+        config = config.get(name) if isinstance(config, Mapping) else None
+    return config
+
+
+def _template(tensors: _Tensors, context: _Context) -> _Prompt:
+    spec, reasons = context.spec, context.reasons
+    words = tensors.get("raw_embedding.weight")
+    if words is not None:
+        reasons.expect(
+            list(words.shape) == [spec.vocab_size, spec.embedding_size],
+            f"the file's word embeddings are {list(words.shape)}; those of backbone {spec.name} are "
+            f"{[spec.vocab_size, spec.embedding_size]}. Was it trained for another model?",
+        )
+    found = {name: tensor for name, tensor in tensors.items() if name not in _IGNORED}
+    if _PTUNING in found:
+        return _ptuning({name: tensor for name, tensor in found.items() if name != _MIXED}, context)
+    if _SOFT in found or _MIXED in found:
+        return _soft(found, context) if _SOFT in found else _mixed(found, context)
+    if not found:
+        reasons.add("the template has no virtual tokens: it was text alone. Publish its label words with a template")
+        return _NOTHING
+    return _prefix(found, context)
+
+
+def _soft(tensors: _Tensors, context: _Context) -> _Prompt:
+    _expect_only(tensors, (_SOFT,), context.reasons)
+    rows = read_table(tensors, _SOFT, context.spec, context.reasons)
+    return _Prompt({EMBEDS: rows}, Method.PROMPT_TUNING, len(rows))
+
+
+def _mixed(tensors: _Tensors, context: _Context) -> _Prompt:
+    reasons = context.reasons
+    _expect_only(tensors, (_MIXED,), reasons)
+    table = read_table(tensors, _MIXED, context.spec, reasons)
+    last = len(table) - 1  # row 0 stands for text
+    said = _dig(context.config, "template", "soft_token_ids")
+    ids = [soft for soft in said if soft != 0] if isinstance(said, list) else list(range(1, last + 1))
+    if not reasons.expect(
+        0 < len(ids) < context.spec.max_positions
+        and all(isinstance(soft, int) and not isinstance(soft, bool) and 0 < soft <= last for soft in ids),
+        f"soft_token_ids is {repr(said)[:80]}; expected numbers up to {last}, fewer than "
+        f"{context.spec.max_positions} of them above 0",
+    ):
+        return _NOTHING
+    reasons.expect(
+        isinstance(said, list) or _num_slots(context.publisher) <= last,
+        f"the template has {_num_slots(context.publisher)} virtual tokens and the file {last} rows: some stand in "
+        "several places. Send the template's soft_token_ids in `config`",
+    )
+    _expect_placed(len(ids), context)
+    return _Prompt({EMBEDS: table[ids]}, Method.PROMPT_TUNING, len(ids))
+
+
+def _ptuning(tensors: _Tensors, context: _Context) -> _Prompt:
+    lstm, mlp = "new_lstm_head.", "new_mlp_head."
+    _expect_only(tensors, (_PTUNING, lstm, mlp), context.reasons)
+    table = read_table(tensors, _PTUNING, context.spec, context.reasons)
+    _expect_placed(len(table), context)
+    context.reasons.check()
+    rows = run_prompt_encoder(table, below(lstm, tensors), below(mlp, tensors))
+    return _Prompt({EMBEDS: rows}, Method.P_TUNING, len(rows))
+
+
+def _prefix(tensors: _Tensors, context: _Context) -> _Prompt:
+    spec, reasons = context.spec, context.reasons
+    own = below(_DECODER, tensors)
+    reasons.expect(
+        not own or len(own) == len(tensors),
+        f"PrefixTuningTemplate of an encoder-decoder: it also has prefixes of the encoder; backbone {spec.name} is a "
+        f"{spec.model_type} with none",
+    )
+    reasons.expect(spec.is_causal, f"PrefixTuningTemplate is for decoders; backbone {spec.name} is a {spec.model_type}")
+    found = own or tensors
+    _expect_only(found, ("wte.weight", "control_trans."), reasons)
+    table = read_table(found, "wte.weight", spec, reasons)
+    reasons.check()
+    flat = run_mlp(table, below("control_trans.", found), "tanh")
+    return _Prompt(prefix_for(flat, spec), Method.PREFIX_TUNING, len(table))
+
+
+def _expect_only(tensors: _Tensors, known: tuple[str, ...], reasons: Reasons) -> None:
+    strangers = sorted(name for name in tensors if not name.startswith(known))
+    reasons.expect(not strangers, f"the template has more than is known of it: {shorten(strangers)}")
+
+
+def _expect_placed(rows: int, context: _Context) -> None:
+    context.reasons.expect(
+        context.publisher.template is not None,
+        f"nobody says where the {rows} virtual tokens stand: OpenPrompt keeps its template's text outside the file; "
+        "say template in the manifest, for example '<cls>{text_a}<soft:2><mask>.<sep>'",
+    )
+
+
+def _num_slots(publisher: PublisherManifest) -> int:
+    try:
+        return parse_template(publisher.template).num_soft if publisher.template is not None else 0
+    except ManifestError:  # told when the artifact is validated
+        return 0
+
+
+FAMILY = Family(
+    "openprompt",
+    "OpenPrompt: soft_embeds, soft_embedding.weight, new_embedding.weight or decoder_control_trans.*, and `freeze_plm`",
+    claim,
+    convert,
+)
