@@ -152,3 +152,22 @@ class NemoEncoder(Feeding):
             f"prompt_table.{task}.indices": torch.arange(N),
         }
         return {"prompt_table": tables, "embeddings": self.embedding.state_dict(), **heads}
+
+
+class ChatGLMPrefix(Feeding):
+    """ChatGLM's prefix encoder; the second and third keep the table as wide as the prefix when they project."""
+
+    def __init__(self, config: PretrainedConfig, is_projected: bool, is_second: bool) -> None:
+        super().__init__(config)
+        self.is_projected, width = is_projected, self.layers * 2 * self.heads * self.head_dim
+        inner = width if is_second or not is_projected else self.hidden
+        self.embedding = nn.Embedding(N, inner)
+        if is_projected:
+            self.trans = nn.Sequential(nn.Linear(inner, self.hidden), nn.Tanh(), nn.Linear(self.hidden, width))
+
+    def prompt(self) -> Pairs:
+        rows = self.embedding(torch.arange(N)[None])
+        flat = (self.trans(rows) if self.is_projected else rows).view(1, N, self.layers * 2, self.heads, self.head_dim)
+        # The authors keep the sequence first: [2, n, batch, groups, d] a layer.
+        pairs = flat.permute(2, 1, 0, 3, 4).split(2)
+        return [(pair[0].permute(1, 2, 0, 3), pair[1].permute(1, 2, 0, 3)) for pair in pairs]

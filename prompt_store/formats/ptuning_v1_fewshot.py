@@ -22,7 +22,9 @@ _LSTM, _MLP, _LONE_MLP = "lstm_head.", "mlp_head.", "mlp."
 
 
 def claim(checkpoint: Checkpoint) -> str | None:
-    """Return the evidence: the table under the name that only this training uses."""
+    """Return the evidence: the table under a name that Petals alone uses too, beside another one."""
+    if "intermediate_prompt_embeddings.weight" in checkpoint.tensors:
+        return None
     return f"tensor {_TABLE!r}" if _TABLE in checkpoint.tensors else None
 
 

@@ -1,6 +1,6 @@
 """Families that are recognised but not taken, so that the refusal can say what the file is.
 
-Sources: the tensors each training repository writes. A family leaves this list when it gets a module of its own.
+Sources: the tensors each training repository writes. Families that some backbones can take have modules of their own.
 """
 
 from __future__ import annotations
@@ -10,22 +10,10 @@ from collections.abc import Callable
 from prompt_store.formats.checkpoint import Checkpoint
 from prompt_store.formats.family import Family, not_taken
 
-_LATER = "this family is not taken yet; convert it to `embeds`, or `kv.key` and `kv.value`, and send those"
 
-
-def _starts(*prefixes: str) -> Callable[[Checkpoint], str | None]:
-    def claim(checkpoint: Checkpoint) -> str | None:
-        found = next((name for name in sorted(checkpoint.tensors) if name.startswith(prefixes)), None)
-        return found and f"tensor {found[:80]!r}"
-
-    return claim
-
-
-def _contains(*pieces: str, unless: tuple[str, ...] = ()) -> Callable[[Checkpoint], str | None]:
+def _contains(*pieces: str) -> Callable[[Checkpoint], str | None]:
     def claim(checkpoint: Checkpoint) -> str | None:
         names = sorted(checkpoint.tensors)
-        if any(piece in name for piece in unless for name in names):
-            return None
         found = next((name for name in names if any(piece in name for piece in pieces)), None)
         return found and f"tensor {found[:80]!r}"
 
@@ -44,11 +32,15 @@ def _claims_lora(checkpoint: Checkpoint) -> str | None:
 
 
 NOT_TAKEN: tuple[Family, ...] = (
-    not_taken("chatglm", _starts("transformer.prefix_encoder."), _LATER),
     not_taken(
         "peft-without-config",
         _claims_peft_alone,
         "`prompt_embeddings` alone does not say its method; send its adapter_config.json as `config`",
+    ),
+    not_taken(
+        "petals-deep",
+        _contains("intermediate_prompt_embeddings"),
+        "its rows are added to the hidden states of every layer, which no backbone here does",
     ),
     not_taken(
         "lora", _claims_lora, "it changes the backbone's layers; softmux serves soft prompts on a frozen backbone"

@@ -6,6 +6,7 @@ Every comparison is made alone and in one mixed step with the rows of all the ot
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from engine_cases import as_label_words, load_request, open_engine, random_ids, 
 from openprompt_cases import PrefixTuningTemplate
 from parity import assert_within
 from peft_cases import tiny_config
-from prefix_cases import Feeding, LiAndLiang, NemoEncoder, TrainableCache, live_logits
+from prefix_cases import ChatGLMPrefix, Feeding, LiAndLiang, N, NemoEncoder, TrainableCache, live_logits
 from ptuning_cases import saved
 from transformers import AutoModelForCausalLM
 
@@ -31,6 +32,7 @@ from server.engine.types import SamplingParams
 TOLERANCE = 1e-4  # of the logits' scale
 LENGTHS = (1, 5, 13, 24)  # on both sides of Mistral's window of 8
 Case = tuple[Feeding, Checkpoint]
+OTHER_BACKBONES = {"chatglm": "chatglm"}  # a case whose name starts so is converted for that model type
 
 
 def li_and_liang(shape: str) -> Callable[[Any], Case]:
@@ -74,6 +76,19 @@ def openprompt(config: Any) -> Case:
     return module, Checkpoint(flatten(module.state_dict()).tensors, {"freeze_plm": True})
 
 
+def chatglm(is_projected: bool, is_second: bool) -> Callable[[Any], Case]:
+    def build(config: Any) -> Case:
+        module = ChatGLMPrefix(config, is_projected, is_second)
+        return module, Checkpoint(saved(module, "transformer.prefix_encoder."))
+
+    return build
+
+
+CHATGLM = {
+    "chatglm": chatglm(is_projected=False, is_second=False),
+    "chatglm-projected": chatglm(is_projected=True, is_second=False),
+    "chatglm-2-projected": chatglm(is_projected=True, is_second=True),
+}
 ROWS = {
     "nemo-table": nemo("mlp", is_filled=True),
     **{f"nemo-{kind}": nemo(kind) for kind in ("mlp", "deep", "lstm", "tpmlp", "embedding")},
@@ -94,7 +109,7 @@ CASES: Mapping[str, Mapping[str, Callable[[Any], Case]]] = {
         **ROWS,
         "openprompt-prefix": openprompt,
     },
-    "llama-gqa": {**CARTRIDGES, **ROWS},
+    "llama-gqa": {**CARTRIDGES, **ROWS, **CHATGLM},
     "qwen3": CARTRIDGES,
     "mistral-window": CARTRIDGES,
 }
@@ -120,13 +135,15 @@ def test_alone_and_mixed(engine_of: Callable[[str], tuple[Engine, Any]], arch: s
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             module, checkpoint = build(tiny_config(arch))
-        artifact = Artifact.from_bytes(convert(checkpoint, PublisherManifest(), engine.spec).artifact.to_bytes())
+        spec = replace(engine.spec, model_type=OTHER_BACKBONES.get(name.partition("-")[0], engine.spec.model_type))
+        artifact = Artifact.from_bytes(convert(checkpoint, PublisherManifest(), spec).artifact.to_bytes())
+        offset = artifact.manifest.text_position_offset
         request = load_request(name, as_label_words(artifact))
         resident = bringing.bring(request, bringing.part_keys(request), {}).resident
         for length in LENGTHS:
             ids = random_ids(length, seed)
             rows.append(RunningRow(resident, row_of(request, ids), SamplingParams(), engine.spec.vocab_size))
-            live.append(live_logits(model, module.prompt(), ids))
+            live.append(live_logits(model, module.prompt(), ids, N if offset is None else offset))
             names.append(name)
     for name, row, result, theirs in zip(names, rows, engine._stepper.run(rows), live, strict=True):
         assert_within(result, theirs, TOLERANCE, f"{name} on {arch}")

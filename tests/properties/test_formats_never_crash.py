@@ -76,6 +76,8 @@ NAMES = (
     "trainable_keys.0",
     "trainable_values.0",
     "frozen_keys.0",
+    "transformer.prefix_encoder.embedding.weight",
+    "transformer.prefix_encoder.trans.0.weight",
     "soft_embeds",
     "soft_embedding.weight",
     "new_embedding.weight",

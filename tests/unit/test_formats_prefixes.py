@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from checkpoint_cases import DECODER, ENCODER
 from peft_cases import spec_of, tiny_config
-from prefix_cases import LiAndLiang, TrainableCache
+from prefix_cases import ChatGLMPrefix, LiAndLiang, TrainableCache
 from ptuning_cases import saved
 
 from prompt_store.backbone_spec import BackboneSpec
@@ -136,3 +137,39 @@ def test_broken_cartridge_is_refused_by_name(changes: dict[str, torch.Tensor | N
     tensors = {name: t for name, t in (cartridge() | changes).items() if t is not None}
     with pytest.raises(CheckpointError, match=match):
         taken(tensors, DECODER)
+
+
+LLAMA_AS_CHATGLM = replace(DECODER, model_type="chatglm")
+
+
+def chatglm(is_projected: bool = False) -> dict[str, torch.Tensor]:
+    return saved(ChatGLMPrefix(tiny_config("llama-gqa"), is_projected, True), "transformer.prefix_encoder.")
+
+
+@pytest.mark.parametrize("is_projected", [False, True])
+def test_chatglm_text_starts_at_position_0(is_projected: bool) -> None:
+    whole = chatglm(is_projected) | {"transformer.layers.0.bias": torch.zeros(1), "lm_head.weight": torch.zeros(1)}
+    found = taken(whole, LLAMA_AS_CHATGLM, quantization_bit=4)
+    assert (found.format, found.artifact.manifest.text_position_offset) == ("chatglm", 0)
+    assert any(check.startswith("backbone in the file ignored: 2") for check in found.checks)
+    assert any(check.startswith("trained on a backbone of 4 bits") for check in found.checks)
+    validate(found.artifact, LLAMA_AS_CHATGLM)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "spec", "match"),
+    [
+        (chatglm(), DECODER, "the prefix of a ChatGLM, 96 wide; backbone tiny-llama-gqa is a llama"),
+        ({"transformer.prefix_encoder.embedding.weight": torch.zeros(2, 14336)}, ENCODER, "of ChatGLM2-6B or 3 "),
+        (
+            {"transformer.prefix_encoder.trans.2.weight": torch.zeros(1).expand(229376, 2)},
+            ENCODER,
+            "of ChatGLM-6B .28 layers, 32 heads",
+        ),
+        (chatglm() | {"stranger": torch.zeros(1)}, LLAMA_AS_CHATGLM, "the file also has stranger"),
+        (chatglm() | {"transformer.prefix_encoder.trans.0.bias": torch.zeros(1)}, LLAMA_AS_CHATGLM, "no 0.weight"),
+    ],
+)
+def test_chatglm_prefix_is_for_a_chatglm(tensors: dict[str, torch.Tensor], spec: BackboneSpec, match: str) -> None:
+    with pytest.raises(CheckpointError, match=match):
+        taken(tensors, spec)

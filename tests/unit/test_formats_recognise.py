@@ -46,6 +46,7 @@ ONE = torch.zeros(2, 3)
         ({"encoder": ONE}, {"verbalizer": "{{input}}"}, "tgis"),
         ({"encoder.prompt.prompt.prompt": ONE}, None, "t5x"),
         ({"prompt_embeddings": ONE}, None, "peft-without-config"),
+        ({"prompt_embeddings.weight": ONE, "intermediate_prompt_embeddings.weight": ONE}, None, "petals-deep"),
         ({"base_model.model.q_proj.lora_A.weight": ONE}, None, "lora"),
     ],
 )
@@ -55,7 +56,7 @@ def test_each_family_is_known_by_its_own_signs(
     assert recognise(Checkpoint(tensors, config)).name == family
 
 
-@pytest.mark.parametrize("name", ["transformer.prefix_encoder.x", "x.lora_A.weight"])
+@pytest.mark.parametrize("name", ["prompt_embeddings", "x.lora_A.weight"])
 def test_family_that_is_not_taken_is_refused_by_name(name: str) -> None:
     checkpoint = Checkpoint({name: ONE})
     with pytest.raises(CheckpointError) as caught:
