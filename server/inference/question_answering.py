@@ -7,9 +7,8 @@ product. Spans are widened to whole words, and those with the same text add up, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from pydantic import JsonValue
@@ -49,7 +48,7 @@ class _Window:
     """The context's tokens of one row and what the head says of them; column 0 is the start, column 1 the end."""
 
     chars: Sequence[Chars]  # of each token, in the request's own context
-    words: Sequence[Chars]  # of the word that each token is a part of, as far as it stands in the window
+    words: Sequence[int | None]  # the number of the word that each token is a part of
     logits: torch.Tensor  # [context tokens, 2]
     chances: torch.Tensor  # [context tokens, 2], softmax over them and the null token
     null_logit: float  # start and end together
@@ -68,6 +67,15 @@ class _Window:
             _Span(first, first + on, score) for (first, on), score in zip(places, best.values.tolist(), strict=True)
         ]
         return [span for span in found if span.last < len(self.chars)]
+
+    def widened(self, span: _Span) -> _Span:
+        """Return the span with the rest of its first and last word, as far as they stand in the window."""
+        first, last, words = span.first, span.last, self.words
+        while first and words[first] is not None and words[first - 1] == words[first]:
+            first -= 1
+        while last + 1 < len(words) and words[last] is not None and words[last + 1] == words[last]:
+            last += 1
+        return _Span(first, last, span.score)
 
     def best_logit(self, max_tokens: int) -> float:
         """Return the start and end logits of the best span together."""
@@ -112,21 +120,12 @@ def _window(filled: Filled, logits: torch.Tensor, null_id: int | None) -> _Windo
     chances = torch.softmax(logits[mine if null is None else [*mine, null]], dim=0)
     return _Window(
         chars=[chars for _, chars, _ in own],
-        words=_words([(chars, word) for _, chars, word in own]),
+        words=[word for _, _, word in own],
         logits=logits[mine],
         chances=chances[: len(mine)],
         null_logit=-math.inf if null is None else float(logits[null].sum()),
         null_score=0.0 if null is None else float(chances[-1].prod()),
     )
-
-
-def _words(tokens: Iterable[tuple[Chars, int | None]]) -> list[Chars]:
-    """Return the characters of each token's word; a token that is in no word stands for itself."""
-    words: list[Chars] = []
-    for word, group in groupby(tokens, key=lambda token: token[1]):
-        chars = [chars for chars, _ in group]
-        words += chars if word is None else [(chars[0][0], chars[-1][1])] * len(chars)
-    return words
 
 
 def _found(context: str, windows: Sequence[_Window], parameters: AnswerParameters) -> list[_Answer]:
@@ -136,9 +135,9 @@ def _found(context: str, windows: Sequence[_Window], parameters: AnswerParameter
     count = 2 * top_k + 10 if parameters.align_to_words else top_k
     answers: dict[str, _Answer] = {}
     for window in windows:
-        chars = window.words if parameters.align_to_words else window.chars
-        for span in window.spans(parameters.max_answer_length, count):
-            found = _trimmed(context, chars[span.first][0], chars[span.last][1])
+        for narrow in window.spans(parameters.max_answer_length, count):
+            span = window.widened(narrow) if parameters.align_to_words else narrow
+            found = _trimmed(context, window.chars[span.first][0], window.chars[span.last][1])
             if found.text:
                 answers.setdefault(found.text.lower(), found).score += span.score
     return list(answers.values())

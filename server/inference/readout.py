@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from itertools import islice
 
@@ -25,6 +26,8 @@ from server.inference.spans import SpanReader
 from server.inference.walk import Walk
 from server.inference.writing import Written
 from server.text.filled import Filled
+
+_MAX_WINDOWS_ON_LOOP = 8  # the spans of a window take up to a millisecond
 
 
 class Clocked:
@@ -58,7 +61,7 @@ async def read_answer(walk: Walk, clocked: Clocked) -> Answer:
         num_written = sum(len(text.tokens) for text in written)
     else:
         outcomes, num_written = await walk.outcomes(), 0
-        outputs = _head_outputs(walk, outcomes)
+        outputs = await _head_outputs(walk, outcomes)
     return _answer(walk, outputs, _usage(walk, num_written), clocked.timing(outcomes))
 
 
@@ -76,7 +79,13 @@ def _usage(walk: Walk, num_written: int) -> Usage:
     )
 
 
-def _head_outputs(walk: Walk, outcomes: Sequence[Outcome]) -> list[JsonValue]:
+async def _head_outputs(walk: Walk, outcomes: Sequence[Outcome]) -> list[JsonValue]:
+    if isinstance(walk.work.parameters, AnswerParameters) and len(outcomes) > _MAX_WINDOWS_ON_LOOP:
+        return await asyncio.to_thread(_item_outputs, walk, outcomes)
+    return _item_outputs(walk, outcomes)
+
+
+def _item_outputs(walk: Walk, outcomes: Sequence[Outcome]) -> list[JsonValue]:
     left = map(_logits, outcomes)
     return [_item_output(walk, list(zip(rows, islice(left, len(rows)), strict=True))) for rows in walk.work.items]
 
