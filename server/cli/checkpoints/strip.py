@@ -10,7 +10,7 @@ from server.cli.errors import LocalFileError
 # Where transformers' classes keep a backbone; the "Prompt" classes of P-Tuning v2 keep its embeddings once more.
 _BACKBONE = (
     *("bert.", "roberta.", "deberta.", "electra.", "albert.", "distilbert.", "mpnet.", "ernie.", "embeddings."),
-    *("encoder.", "transformer.", "model.", "gpt_neox.", "lm_head.", "cls."),
+    *("backbone.", "encoder.", "transformer.", "model.", "gpt_neox.", "lm_head.", "cls."),
 )
 _PROMPTS_INSIDE = ("prefix_encoder.", "encoder.prompt.", "decoder.prompt.")
 _POOLER = re.compile(r"(?:[a-z_]+\.)?pooler\.(?:dense\.)?(?:weight|bias)")
