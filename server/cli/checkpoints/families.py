@@ -17,6 +17,8 @@ _BAKED = {
     "PROMPT_TUNING": "its rows go in front of the text as they are",
     "P_TUNING": "its rows go in front of the text as they are: PEFT saved the encoder's output, so no encoder is run",
     "PREFIX_TUNING": "its rows become keys and values of every layer: PEFT saved the projection's output",
+    "CPT": "its rows go in front of the text as they are",
+    "CARTRIDGE": "its rows become keys and values of every layer",
     "MULTITASK_PROMPT_TUNING": "the rows of one task are multiplied out once, in float32: prompt * (cols @ rows)",
 }
 _FATES = {
