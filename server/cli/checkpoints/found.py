@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from server.cli.checkpoints.archives import read_array, read_nemo
 from server.cli.checkpoints.few_shot import few_shot_config
 from server.cli.checkpoints.located import FEW_SHOT_WEIGHTS, Located, locate
-from server.cli.checkpoints.pickled import read_pickled
+from server.cli.checkpoints.pickled import Pickled, read_pickled
 from server.cli.checkpoints.pickles import load_pickle
-from server.cli.checkpoints.reading import read_object, reading
+from server.cli.checkpoints.reading import read_config, reading
 from server.cli.checkpoints.safetensors_files import SafetensorsFiles, open_safetensors
-from server.cli.checkpoints.sniff import encoding_of, require_honest_name
+from server.cli.checkpoints.sniff import Encoding, encoding_of, require_honest_name
 from server.cli.checkpoints.strip import split
 from server.cli.checkpoints.tensors import Entry, LoadedTensors, Tensors
 from server.cli.errors import LocalFileError
@@ -100,17 +101,24 @@ def _open(located: Located) -> Found:
         require_honest_name(file, encoding)
     config = None
     if located.config is not None and located.weights[0].name != FEW_SHOT_WEIGHTS:
-        config = Config(*read_object(located.config))
+        config = Config(*read_config(located.config))
     found = Found(located, LoadedTensors({}), config, ())
     if encodings[located.weights[0]] == "safetensors":
         found = replace(found, tensors=open_safetensors(located.weights))
     else:
-        found = _unpickled(found)
+        found = _unpickled(found, encodings)
     return _stripped(replace(found, notes=(*located.notes, *found.notes)))
 
 
-def _unpickled(found: Found) -> Found:
-    read = [read_pickled(load_pickle(file), file) for file in found.located.weights]
+_READERS: dict[Encoding, Callable[[Path], Pickled]] = {
+    "pickle": lambda file: read_pickled(load_pickle(file), file),
+    "nemo": read_nemo,
+    "numpy": read_array,
+}
+
+
+def _unpickled(found: Found, encodings: Mapping[Path, Encoding]) -> Found:
+    read = [_READERS[encoding](file) for file, encoding in encodings.items()]
     tensors = {name: tensor for part in read for name, tensor in part.tensors.items()}
     inner = next((part.config for part in read if part.config is not None), None)
     if found.located.weights[0].name == FEW_SHOT_WEIGHTS and found.located.config is not None:

@@ -11,7 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from server.cli.checkpoints.reading import reading
 from server.cli.errors import LocalFileError
@@ -38,20 +38,24 @@ _BROKEN = (
 )
 
 
-def load_pickle(file: Path) -> Any:
-    """Return what a pickle of tensors and plain values holds. Raises LocalFileError.
+def load_pickle(file: Path, inside: BinaryIO | None = None) -> Any:
+    """Return what a pickle of tensors and plain values holds; `inside` is one that stands in an archive at `file`.
 
     A P-Tuning v1 file (`.ckpt`) may also hold its training's arguments and a time, which carry no code.
+    Raises LocalFileError.
     """
     import pickle
 
     import torch
 
-    _refuse_inflation(file)
+    source = inside or file
+    _refuse_inflation(file, source)
+    if inside is not None:
+        inside.seek(0)
     try:
         with torch.serialization.safe_globals(_known_globals(file)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about torch's own storages, in old files
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            found = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise LocalFileError(_refusal(file, str(error))) from error
     except _BROKEN as error:
@@ -72,18 +76,19 @@ def _known_globals(file: Path) -> list[Any]:
     return [Namespace, datetime]
 
 
-def _refuse_inflation(file: Path) -> None:
+def _refuse_inflation(file: Path, source: Path | BinaryIO) -> None:
     """torch.save compresses nothing, so an archive that grows when it is read was made to do harm."""
-    if not zipfile.is_zipfile(file):
+    if not zipfile.is_zipfile(source):
         return
     try:
-        with reading(file), zipfile.ZipFile(file) as archive:
+        with reading(file), zipfile.ZipFile(source) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
     except (zipfile.BadZipFile, ValueError, struct.error) as error:
         raise LocalFileError(f"{file} is a damaged archive ({error}): was it downloaded or copied whole?") from error
-    if unpacked > file.stat().st_size + _SLACK_BYTES:
+    packed = file.stat().st_size if isinstance(source, Path) else source.seek(0, 2)
+    if unpacked > packed + _SLACK_BYTES:
         raise LocalFileError(
-            f"{file} would grow from {file.stat().st_size} to {unpacked} bytes when it is read; torch.save compresses "
+            f"{file} would grow from {packed} to {unpacked} bytes when it is read; torch.save compresses "
             "nothing, so nothing of it is read"
         )
 

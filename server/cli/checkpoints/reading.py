@@ -11,6 +11,7 @@ from typing import Any
 from server.cli.errors import LocalFileError
 
 _SHOWN = 10
+YAML = (".yml", ".yaml")
 
 
 @contextmanager
@@ -35,6 +36,28 @@ def read_object(file: Path) -> tuple[bytes, dict[str, Any]]:
     if not isinstance(found, dict):
         raise LocalFileError(f"{file} holds a JSON {type(found).__name__}; expected an object")
     return raw, found
+
+
+def read_config(file: Path) -> tuple[bytes, dict[str, Any]]:
+    """Return a config as the JSON that is sent, and the object; YAML becomes JSON. Raises LocalFileError."""
+    if file.suffix not in YAML:
+        return read_object(file)
+    with reading(file):
+        return parse_yaml(file.read_bytes(), str(file))
+
+
+def parse_yaml(raw: bytes, name: str) -> tuple[bytes, dict[str, Any]]:
+    """Return YAML as JSON, and the object. Raises LocalFileError."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(raw)
+        written = json.dumps(found, allow_nan=False).encode()
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise LocalFileError(f"{name} is not YAML of plain values: {str(error).splitlines()[0]}") from error
+    if not isinstance(found, dict):
+        raise LocalFileError(f"{name} holds a YAML {type(found).__name__}; expected an object")
+    return written, found
 
 
 def listing(names: list[str]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from bad_checkpoints import Sketchy
@@ -133,6 +135,37 @@ class TestModels:
 
         kinds = ("keys", "values")
         assert Sent(stub).tensors.keys() == {f"trainable_{kind}.{layer}" for kind in kinds for layer in (0, 1)}
+
+
+class TestArchives:
+    def test_nemo(self, stub: Stub, softmux: Softmux, tmp_path: Path) -> None:
+        state = {"prompt_table": {"prompt_table.mood.prompt_embeddings.weight": torch.ones(N, WIDTH)}}
+        torch.save(state, tmp_path / "model_weights.ckpt")
+        (tmp_path / "model_config.yaml").write_text("task_templates:\n- taskname: mood\n  total_virtual_tokens: 4\n")
+        with tarfile.open(tmp_path / "prompt.nemo", "w:gz") as archive:
+            for name in ("model_weights.ckpt", "model_config.yaml"):
+                archive.add(tmp_path / name, f"./{name}")
+
+        pushed(softmux, tmp_path / "prompt.nemo", "--kind", "generation")
+
+        sent = Sent(stub)
+        assert sent.tensors.keys() == {"prompt_table.prompt_table.mood.prompt_embeddings.weight"}
+        assert sent.config == {"task_templates": [{"taskname": "mood", "total_virtual_tokens": 4}]}
+
+    def test_a_prefix_store_of_tgis(self, stub: Stub, softmux: Softmux, tmp_path: Path) -> None:
+        torch.save(torch.ones(N, WIDTH), tmp_path / "decoder.pt")
+        (tmp_path / "config.yml").write_text('verbalizer: "{{input}}"\ntrained_torch_dtype: float32\n')
+
+        pushed(softmux, tmp_path)
+
+        sent = Sent(stub)
+        assert sent.tensors.keys() == {"decoder"}
+        assert sent.config["verbalizer"] == "{{input}}"
+
+    def test_an_array_of_t5x(self, stub: Stub, softmux: Softmux, tmp_path: Path) -> None:
+        np.save(tmp_path / "prompt.npy", np.ones((N, WIDTH)))
+
+        assert softmux("inspect", str(tmp_path / "prompt.npy"), "--offline", "--json").json["family"] == "t5x"
 
 
 class TestPTuningV1:
