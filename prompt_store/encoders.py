@@ -25,6 +25,7 @@ _ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
 _LAYER_NAME = re.compile(r"([0-9]{1,2})\.(?:weight|bias)")
 _LSTM_NAME = re.compile(r"(?:weight|bias)_(?:ih|hh)_l([0-9]{1,2})(?:_reverse)?")
 _Shapes = dict[str, tuple[int, ...]]
+_MAX_ENTRIES = 1 << 27  # of one layer's output: 512 MiB, more than any artifact may have
 
 
 @torch.no_grad()
@@ -36,7 +37,9 @@ def run_mlp(inputs: torch.Tensor, tensors: Mapping[str, torch.Tensor], activatio
     """
     last = max((int(found[1]) for name in tensors if (found := _LAYER_NAME.fullmatch(name))), default=2)
     layers = range(0, max(last, 2) + 1, 2)
-    _expect_shapes("MLP", tensors, dict(_mlp_shapes(inputs.shape[-1], tensors, layers)))
+    shapes = dict(_mlp_shapes(inputs.shape[-1], tensors, layers))
+    _expect_shapes("MLP", tensors, shapes)
+    _expect_affordable("MLP", len(inputs), max(shape[0] for shape in shapes.values()))
     hidden = inputs.float()
     for layer in layers:
         hidden = _linear(_ACTIVATIONS[activation](hidden) if layer else hidden, tensors, str(layer))
@@ -52,6 +55,7 @@ def run_bilstm(inputs: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> tor
     hidden = _columns(tensors.get("weight_hh_l0"))
     layers = max((int(found[1]) + 1 for name in tensors if (found := _LSTM_NAME.fullmatch(name))), default=1)
     _expect_shapes("LSTM", tensors, dict(_lstm_shapes(inputs.shape[-1], hidden, layers)))
+    _expect_affordable("LSTM", len(inputs), 4 * hidden)
     with torch.device("meta"):  # draws no random weights
         lstm = nn.LSTM(inputs.shape[-1], hidden, layers, batch_first=True, bidirectional=True)
     lstm.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
@@ -106,6 +110,14 @@ def _expect_shapes(what: str, tensors: Mapping[str, torch.Tensor], expected: _Sh
             faults.append(f"{name} of the encoder's {what} holds {tensor.dtype}; expected floating point")
     if faults:
         raise CheckpointError(*faults[:12])
+
+
+def _expect_affordable(what: str, rows: int, width: int) -> None:
+    """A few bytes of table and weights can ask for more memory than there is."""
+    if rows * width > _MAX_ENTRIES:
+        raise CheckpointError(
+            f"the encoder's {what} would make {rows} rows of {width} numbers; at most {_MAX_ENTRIES} are made"
+        )
 
 
 def _rows(weight: torch.Tensor | None) -> int:

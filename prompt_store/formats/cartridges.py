@@ -2,8 +2,9 @@
 
 Tensors, for every layer i: `trainable_keys.i`, `trainable_values.i` `[1, h, m, d]`; before them, where some tokens were
 frozen, `frozen_keys.i`, `frozen_values.i` `[1, h, f, d]`, called `fixed_keys.i`, `fixed_values.i` in older files. These
-are the file's own lists, flattened. Math: K = [frozen | trainable], V alike, inserted after the rotation of keys; every
-token sees all of them, and the text follows at position f + m.
+are the file's own lists, flattened; `torch.nn.ParameterList` is the one global that a safe loader has to allow.
+Math: K = [frozen | trainable], V alike, inserted after the rotation of keys; every token sees all of them, and the text
+follows at position f + m.
 Source: HazyResearch/cartridges, `cartridges/cache.py` (TrainableCache), `models/*/modeling_*.py` (position_ids).
 """
 

@@ -46,6 +46,25 @@ def test_random_numbers_of_the_process_are_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_few_bytes_do_not_ask_for_all_memory() -> None:
+    huge = {
+        "0.weight": torch.ones(1, 1),
+        "0.bias": torch.ones(1),
+        "2.weight": torch.ones(1, 1),
+        "2.bias": torch.ones(1),
+    }
+    huge = {
+        name: tensor.expand(1 << 20, *tensor.shape[1:]) if name[0] == "2" else tensor for name, tensor in huge.items()
+    }
+    with pytest.raises(CheckpointError, match="would make 4096 rows of 1048576 numbers"):
+        run_mlp(torch.ones(4096, 1), huge, "tanh")
+    wide = {name: torch.ones(shape) for name, shape in (("weight_hh_l0", (4, 1)), ("weight_ih_l0", (4, 1)))}
+    biases = {f"bias_{kind}_l0": torch.ones(4) for kind in ("ih", "hh")}
+    both_ways = {name + way: tensor for name, tensor in (wide | biases).items() for way in ("", "_reverse")}
+    with pytest.raises(CheckpointError, match="LSTM would make 40000000 rows of 4"):
+        run_bilstm(torch.ones(1, 1).expand(40_000_000, 1), both_ways)
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [

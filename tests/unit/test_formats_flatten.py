@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,3 +58,11 @@ def test_nesting_has_an_end() -> None:
         nested = [nested]
     with pytest.raises(CheckpointError, match="nested deeper than 16"):
         flatten(nested)
+
+
+def test_pickle_of_a_cartridge_needs_one_safe_global(tmp_path: Path) -> None:
+    lists = {"trainable_keys": nn.ParameterList([nn.Parameter(ONE)]), "frozen_keys": nn.ParameterList([])}
+    torch.save(lists, tmp_path / "cache.pt")
+    with torch.serialization.safe_globals([nn.ParameterList]):
+        loaded = torch.load(tmp_path / "cache.pt", weights_only=True)
+    assert list(flatten(loaded).tensors) == ["trainable_keys.0"]
