@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from checkpoint_cases import DECODER, ENCODER, classifier, embeds, kv, peft_config, prefix
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from openprompt_cases import MixedTemplate, PrefixTuningTemplate, PtuningTemplate, SoftTemplate
+from peft_cases import spec_of, tiny_config
+from prefix_cases import ChatGLMPrefix, LiAndLiang, NemoEncoder, TrainableCache
+from ptuning_cases import saved
+from torch import nn
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import ArtifactError
 from prompt_store.formats import Checkpoint, convert, read_config
+from prompt_store.formats.flatten import flatten
 from prompt_store.manifest import HeadKind, PublisherManifest
 from prompt_store.validate import validate
 
@@ -126,9 +133,47 @@ publishers = st.builds(
     label_words=st.none() | st.just({"a": ("x",)}),
     pool=st.sampled_from([None, "pooler", "first", "last"]),
     prompt_task_id=st.none() | st.integers(0, 5),
+    prompt_task=st.sampled_from([None, None, None, "squad", "other"]),
+    backbone_trained=st.sampled_from([None, None, False, True]),
     text_position_offset=st.none() | st.integers(0, 600),
 )
 specs = st.sampled_from([DECODER, ENCODER])
+original_specs = st.sampled_from(
+    [DECODER, ENCODER, spec_of("gpt2"), replace(DECODER, model_type="chatglm"), replace(ENCODER, model_type="t5")]
+)
+_LAYOUT = {
+    "taskname": "squad",
+    "prompt_template": "<|VIRTUAL_PROMPT_0|>{text} {answer}",
+    "virtual_token_splits": [5],
+    "answer_field": "answer",
+}
+
+
+def _originals() -> dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]]:
+    config, words = tiny_config("gpt2"), nn.Embedding(128, 32)
+    frozen = {"freeze_plm": True, "verbalizer": {"label_words": ["a", "b"]}}
+    nemo = {"task_templates": [_LAYOUT], "tensor_model_parallel_size": 1}
+    modules: dict[str, tuple[object, dict[str, Any]]] = {
+        **{f"prefix-{shape}": (LiAndLiang(config, shape).state_dict(), {}) for shape in ("mlp", "flat", "cache")},
+        "prefix-table": (LiAndLiang(config, "table").state_dict(), {"preseqlen": 5}),
+        "cartridges": (TrainableCache(tiny_config("llama-gqa"), 2).saved(), {}),
+        **{f"nemo-{kind}": (NemoEncoder(config, kind).saved(False), nemo) for kind in ("deep", "lstm", "tpmlp")},
+        "nemo": (NemoEncoder(config, "mlp").saved(True), nemo),
+        "openprompt-soft": (SoftTemplate(words).state_dict(), frozen),
+        "openprompt-mixed": (
+            MixedTemplate(words, 4).state_dict(),
+            frozen | {"template": {"soft_token_ids": [1, 2, 1]}},
+        ),
+        "openprompt-p-tuning": (PtuningTemplate(words, 4, is_lstm=True).state_dict(), frozen),
+        "openprompt-prefix": (PrefixTuningTemplate(config).state_dict(), frozen),
+        "tgis": ({"decoder": torch.ones(4, 32)}, {"verbalizer": "{{text}}"}),
+        "t5x": ({"encoder.prompt.prompt.prompt": torch.ones(4, 32)}, {}),
+        "chatglm": (saved(ChatGLMPrefix(tiny_config("llama-gqa"), True, True), "transformer.prefix_encoder."), {}),
+    }
+    return {name: (flatten(loaded).tensors, said) for name, (loaded, said) in modules.items()}
+
+
+ORIGINALS = _originals()
 
 
 def _product(sizes: list[int]) -> int:
@@ -181,6 +226,20 @@ def test_mutated_peft_configs(
     prompt = prefix(spec) if is_prefix else embeds(spec)
     config = peft_config("PREFIX_TUNING" if is_prefix else "PROMPT_TUNING", "SEQ_CLS") | changes
     survives(Checkpoint({"prompt_embeddings": prompt} | classifier(spec), config), publisher, spec)
+
+
+@QUICK
+@given(st.sampled_from(sorted(ORIGINALS)), st.data(), peft_fields, publishers, original_specs)
+def test_mutated_originals(
+    name: str, data: st.DataObject, changes: dict[str, Any], publisher: PublisherManifest, spec: BackboneSpec
+) -> None:
+    """A sound file of another training code, one tensor of it gone or another, and a config that says anything."""
+    found, config = ORIGINALS[name]
+    hit = data.draw(st.sampled_from(sorted(found)))
+    other = data.draw(st.none() | tensors)
+    mutated = {key: tensor for key, tensor in (found | {hit: other}).items() if tensor is not None}
+    survives(Checkpoint(mutated, config | changes), publisher, spec)
+    survives(Checkpoint(found, config | changes), publisher, spec)
 
 
 @QUICK
