@@ -44,6 +44,7 @@ class TokenParameters(_Parameters):
 
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
     ignore_labels: Labels = ("O",)
+    stride: Annotated[int, Field(ge=0)] | None = None  # read a long text in windows that share so many tokens
 
 
 class AnswerParameters(_Parameters):

@@ -105,6 +105,12 @@ def null_place(filled: Filled, null_id: int | None) -> int | None:
     return next((place for place, token in enumerate(text) if token == null_id), None)
 
 
+def has_context(filled: Filled) -> bool:
+    """Say whether any of the row's tokens can be an answer."""
+    has_tokens = any(origin is not None and origin[0] == CONTEXT for origin in filled.offsets)
+    return has_tokens and not filled.fields[CONTEXT].isspace()
+
+
 def _window(filled: Filled, logits: torch.Tensor, null_id: int | None) -> _Window:
     assert logits.shape == (filled.num_text_tokens, 2), f"{tuple(logits.shape)} logits"
     soft = frozenset(filled.soft_positions)

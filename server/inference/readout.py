@@ -14,6 +14,7 @@ from prompt_store.template import CHOICE
 from server.engine.types import Outcome, Token
 from server.inference.answer import Answer, Timing, Usage
 from server.inference.outputs import choice_output, embedding_output, label_words_output, sequence_output
+from server.inference.overlaps import without_overlaps
 from server.inference.parameters import (
     AnswerParameters,
     ChoiceParameters,
@@ -27,7 +28,7 @@ from server.inference.walk import Walk
 from server.inference.writing import Written
 from server.text.filled import Filled
 
-_MAX_WINDOWS_ON_LOOP = 8  # the spans of a window take up to a millisecond
+_MAX_READ_ON_LOOP = 8  # the spans of a row take up to a millisecond
 
 
 class Clocked:
@@ -80,7 +81,7 @@ def _usage(walk: Walk, num_written: int) -> Usage:
 
 
 async def _head_outputs(walk: Walk, outcomes: Sequence[Outcome]) -> list[JsonValue]:
-    if isinstance(walk.work.parameters, AnswerParameters) and len(outcomes) > _MAX_WINDOWS_ON_LOOP:
+    if isinstance(walk.work.parameters, AnswerParameters | TokenParameters) and len(outcomes) > _MAX_READ_ON_LOOP:
         return await asyncio.to_thread(_item_outputs, walk, outcomes)
     return _item_outputs(walk, outcomes)
 
@@ -95,6 +96,8 @@ def _item_output(walk: Walk, rows: Sequence[tuple[Filled, torch.Tensor]]) -> Jso
     match walk.work.parameters:
         case AnswerParameters() as parameters:
             return answer_output(rows, walk.lease.servable.null_id, parameters)
+        case TokenParameters() as parameters:
+            return without_overlaps([_entities(walk, row, logits, parameters) for row, logits in rows])
         case ChoiceParameters():
             return choice_output(torch.cat([logits for _, logits in rows]), [row.fields[CHOICE] for row, _ in rows])
         case _:
@@ -105,9 +108,6 @@ def _item_output(walk: Walk, rows: Sequence[tuple[Filled, torch.Tensor]]) -> Jso
 def _row_output(walk: Walk, filled: Filled, logits: torch.Tensor) -> JsonValue:
     servable, manifest = walk.lease.servable, walk.lease.servable.manifest
     match walk.work.parameters:
-        case TokenParameters(aggregation_strategy=strategy, ignore_labels=ignored):
-            labels = manifest.labels or invented_labels(logits.shape[-1])
-            return SpanReader(labels, servable.tokenizer).read(logits, filled, strategy, ignored)
         case ClassificationParameters(top_k=top_k) if servable.label_columns is not None:
             return label_words_output(logits, servable.label_columns, top_k)
         case ClassificationParameters(top_k=top_k, threshold=threshold):
@@ -118,6 +118,12 @@ def _row_output(walk: Walk, filled: Filled, logits: torch.Tensor) -> JsonValue:
             return embedding_output(logits, is_unit, dimensions)
         case _:
             raise AssertionError("generation reads no logits, and kinds of several rows are read together")
+
+
+def _entities(walk: Walk, filled: Filled, logits: torch.Tensor, parameters: TokenParameters) -> list[JsonValue]:
+    servable = walk.lease.servable
+    reader = SpanReader(servable.manifest.labels or invented_labels(logits.shape[-1]), servable.tokenizer)
+    return reader.read(logits, filled, parameters.aggregation_strategy, parameters.ignore_labels)
 
 
 def _logits(outcome: Outcome) -> torch.Tensor:

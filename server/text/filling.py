@@ -69,16 +69,15 @@ class Filler:
     def fill_windows(self, inputs: object, rules: WindowRules) -> tuple[Filled, ...]:
         """Fill one item of a request, once for each window of the field that takes the truncation. Raises TextError."""
         fields, long = self._fields_of(inputs), self._rules.truncated_field
-        assert long is not None, "whoever reads in windows says which field"
+        if long is None:
+            raise FieldError(f"this task's template has {self._asked}, and does not say which is read in windows")
         if "input_ids" in fields and len(fields) == 1:
             raise InputIdsError(
-                f"answers are found in the text of {long!r}, which input_ids has not: send {self._asked}"
+                f"windows are cut from the text of {long!r}, which input_ids has not: send {self._asked}"
             )
         check_fields(self.fields, fields)
-        if not fields[long].strip():
-            raise FieldError(f"field {long!r} is empty: there is nothing to find an answer in")
         runs = self._tokenised(fields, long, with_words=True)
-        limit = self._rules.max_length or sum(len(run.tokens) for run in runs)
+        limit = self._rules.window_length or sum(len(run.tokens) for run in runs)
         return tuple(self._assembled(window, fields) for window in cut_windows(runs, limit, rules))
 
     def fill(self, fields: Mapping[str, str]) -> Filled:

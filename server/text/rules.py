@@ -25,6 +25,7 @@ class FillRules:
     tokenize: Literal["whole", "pieces"] = "whole"
     vocab_size: int | None = None  # of the backbone; None: the tokenizer's
     token_types: Literal["pair", "zero"] = "pair"
+    max_text_tokens: int | None = None  # that the backbone has room for
 
     @classmethod
     def of(
@@ -53,7 +54,13 @@ class FillRules:
             tokenize=manifest.tokenize,
             vocab_size=vocab_size,
             token_types=manifest.token_types or "pair",
+            max_text_tokens=max_text_tokens,
         )
+
+    @property
+    def window_length(self) -> int | None:
+        """The text tokens of a window, where a field is read in windows; None: no limit is known."""
+        return self.max_length or self.max_text_tokens
 
     @property
     def truncated_field(self) -> str | None:

@@ -29,23 +29,24 @@ def cut_windows(runs: Sequence[Run], max_text_tokens: int, rules: WindowRules) -
 
     `max_text_tokens` counts no virtual tokens. Raises TextTooLongError before it yields anything.
     """
-    place = next((i for i, run in enumerate(runs) if run.can_drop), None)
-    num_long = len(runs[place].can_drop) if place is not None else 0
+    place = next((i for i, run in enumerate(runs) if run.can_drop), 0)
+    num_long = _num_long(runs[place])
     num_other = sum(token is not None for run in runs for token in run.tokens) - num_long
     room = max_text_tokens - num_other
-    if place is None or num_long <= room:
-        if room < num_long:
-            raise TextTooLongError(_no_room(num_other, max_text_tokens))
+    if room < min(num_long, 1):
+        raise TextTooLongError(
+            f"everything but the text that is read in windows takes {num_other} tokens; a window holds "
+            f"{max_text_tokens}: send less text around it"
+        )
+    if num_long <= room:
         yield list(runs)
         return
-    if room < 1:
-        raise TextTooLongError(_no_room(num_other, max_text_tokens))
     step = room - _stride(room, max_text_tokens, rules)
     num_windows = 1 + -(-(num_long - room) // step)
     if num_windows > rules.max_windows:
         raise TextTooLongError(
             f"the text takes {num_windows} windows of {room} tokens; at most {rules.max_windows} rows are taken for "
-            "one input (limits.max_rows_per_input): send it in parts, or with a smaller doc_stride"
+            "one input (limits.max_rows_per_input): send it in parts, or with a smaller stride"
         )
     for start in range(0, num_windows * step, step):
         yield [*runs[:place], _window(runs[place], start, start + room), *runs[place + 1 :]]
@@ -57,23 +58,20 @@ def _stride(room: int, max_text_tokens: int, rules: WindowRules) -> int:
         return default if default < room else room // 2
     if rules.stride >= room:
         raise TextTooLongError(
-            f"doc_stride is {rules.stride}; a window has room for {room} tokens of the long text, so it would never "
-            f"move on: ask for less than {room}, or send a shorter question"
+            f"windows with a stride of {rules.stride} have room for {room} tokens of the long text, so they would "
+            f"never move on: ask for less than {room}, or send less text around it"
         )
     return rules.stride
 
 
-def _no_room(num_other: int, max_text_tokens: int) -> str:
-    return (
-        f"everything but the text that is read in windows takes {num_other} tokens; this task's max_length is "
-        f"{max_text_tokens}: send a shorter question"
-    )
+def _num_long(run: Run) -> int:
+    """Count the tokens from the first to the last that stand for the long text alone."""
+    return run.can_drop[-1] + 1 - run.can_drop[0] if run.can_drop else 0
 
 
 def _window(run: Run, start: int, stop: int) -> Run:
-    """Return the run with nothing but [start, stop) of the tokens that it may lose, which stand side by side."""
+    """Return the run with nothing but [start, stop) of its long text."""
     first, end = run.can_drop[0], run.can_drop[-1] + 1
-    assert end - first == len(run.can_drop), "a field's own tokens stand side by side"
 
     def kept(values: Sequence[_T]) -> list[_T]:
         return [*values[:first], *values[first + start : min(first + stop, end)], *values[end:]]

@@ -11,9 +11,11 @@ from tiny_tokenizers import bert_tokenizer, gpt2_tokenizer, llama_tokenizer, rob
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast, TokenClassificationPipeline
 
 from prompt_store.template import parse_template
+from server.inference.overlaps import without_overlaps
 from server.inference.spans import SpanReader
 from server.text.filling import Filler, FillRules
 from server.text.tokens import TextTokenizer
+from server.text.windows import WindowRules
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC")
 TEXTS = (
@@ -62,13 +64,42 @@ def test_entities_equal_the_pipelines(model: BertForTokenClassification, make: A
     assert num_entities > 20
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES[1:])
+@pytest.mark.parametrize("make", [bert_tokenizer, roberta_tokenizer, xlmr_tokenizer])
+def test_entities_of_long_texts_equal_the_pipelines_chunks(
+    model: BertForTokenClassification, make: Any, strategy: str
+) -> None:
+    tokenizer = make()
+    tokenizer.model_max_length = 16
+    pipeline = TokenClassificationPipeline(model=model, tokenizer=tokenizer, device="cpu")
+    reader = SpanReader(LABELS, TextTokenizer(tokenizer))
+    filler = Filler(tokenizer, FillRules(parse_template("{text}"), max_length=16))
+    num_entities = 0
+    for text in (" ".join(TEXTS), TEXTS[2], " and ".join(TEXTS * 3)):
+        for stride in (0, 5):
+            expected = run_pipeline(pipeline, text, strategy, ["O"], stride)
+            windows = filler.fill_windows({"text": text}, WindowRules(stride, 99))
+            found = without_overlaps(
+                [
+                    reader.read(logits_of(model, tokenizer, row.input_ids, row.token_type_ids), row, strategy, ["O"])
+                    for row in windows
+                ]
+            )
+            assert without_scores(found) == without_scores(expected)
+            assert [e["score"] for e in found] == pytest.approx([e["score"] for e in expected], abs=1e-6)
+            num_entities += len(found)
+    assert num_entities > 20
+
+
 def run_pipeline(
-    pipeline: TokenClassificationPipeline, text: str, strategy: str, ignored: list[str]
+    pipeline: TokenClassificationPipeline, text: str, strategy: str, ignored: list[str], stride: int | None = None
 ) -> list[dict[str, Any]]:
     with warnings.catch_warnings():
         # It says that byte-level tokenizers mark no words; so does our module.
         warnings.filterwarnings("ignore", message="Tokenizer does not support real words")
-        found: list[dict[str, Any]] = pipeline(text, aggregation_strategy=strategy, ignore_labels=ignored)
+        found: list[dict[str, Any]] = pipeline(
+            text, aggregation_strategy=strategy, ignore_labels=ignored, **({} if stride is None else {"stride": stride})
+        )
     return [{name: value for name, value in entity.items() if name != "index"} for entity in found]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from fakes import FakeEngine, chooser, classifier, fake_engine, reader
+from fakes import FakeEngine, chooser, classifier, fake_engine, reader, tagger
 
 from prompt_store.artifact import Artifact
 from prompt_store.errors import TrialError
@@ -91,6 +91,22 @@ async def test_top_k_adds_a_list(house: House):
     assert output["answers"][0] == {key: output[key] for key in ("answer", "score", "start", "end")}
 
 
+async def test_a_long_text_is_tagged_in_windows(house: House):
+    await house.publish("tags", tagger(template="{text}<soft:3>", max_length=10))
+    text = "abcd " * 5
+    (entities,) = (await house.infer("tags", text, stride=2)).outputs
+    assert len(house.engine.rows) == 3
+    assert all(text[entity["start"] : entity["end"]].strip() == entity["word"].strip() for entity in entities)
+    with pytest.raises(RequestError, match="max_length is 10"):
+        await house.infer("tags", text)
+    await house.publish("two", tagger(template="<soft:3>{a} {b}"))
+    with pytest.raises(RequestError, match="does not say which is read in windows"):
+        await house.infer("two", {"a": "x", "b": "y"}, stride=2)
+    await house.publish("named", tagger(template="<soft:3>{a} {b}", truncate="b", max_length=10))
+    (entities,) = (await house.infer("named", {"a": "xy", "b": "z" * 20}, stride=0)).outputs
+    assert {entity["field"] for entity in entities} == {"a", "b"}
+
+
 @pytest.mark.parametrize(
     ("task", "inputs", "parameters", "param", "says"),
     [
@@ -99,8 +115,8 @@ async def test_top_k_adds_a_list(house: House):
         ("ask", {"question": "who"}, {}, "inputs", "'context' is missing"),
         ("ask", {"question": "who", "context": " \n"}, {}, "inputs", "'context' is empty"),
         ("ask", {"question": "who", "context": 7}, {}, "inputs", "is int; send a text"),
-        ("ask", {"input_ids": [5, 6]}, {}, "inputs", "found in the text of 'context', which input_ids has not"),
-        ("ask", {"question": "w" * 40, "context": LONG}, {}, "inputs", "takes 41 tokens.*max_length is 40"),
+        ("ask", {"input_ids": [5, 6]}, {}, "inputs", "from the text of 'context', which input_ids has not"),
+        ("ask", {"question": "w" * 40, "context": LONG}, {}, "inputs", "takes 41 tokens.*a window holds 40"),
         ("ask", ASKED, {"doc_stride": 36}, "inputs", "room for 36 tokens.*less than 36"),
         ("ask", ASKED, {"doc_stride": 35}, "inputs", r"60 windows.*at most 5 rows.*max_rows_per_input"),
         ("ask", [ASKED] * 4, {"doc_stride": 0}, "inputs[3]", r"come to 12 rows; at most 9.*max_rows"),
