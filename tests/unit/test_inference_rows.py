@@ -97,8 +97,6 @@ async def test_a_long_text_is_tagged_in_windows(house: House):
     (entities,) = (await house.infer("tags", text, stride=2)).outputs
     assert len(house.engine.rows) == 3
     assert all(text[entity["start"] : entity["end"]].strip() == entity["word"].strip() for entity in entities)
-    with pytest.raises(RequestError, match="max_length is 10"):
-        await house.infer("tags", text)
     await house.publish("two", tagger(template="<soft:3>{a} {b}"))
     with pytest.raises(RequestError, match="does not say which is read in windows"):
         await house.infer("two", {"a": "x", "b": "y"}, stride=2)
