@@ -100,8 +100,8 @@ async def test_a_long_text_is_tagged_in_windows(house: House):
     await house.publish("two", tagger(template="<soft:3>{a} {b}"))
     with pytest.raises(RequestError, match="does not say which is read in windows"):
         await house.infer("two", {"a": "x", "b": "y"}, stride=2)
-    await house.publish("named", tagger(template="<soft:3>{a} {b}", truncate="b", max_length=10))
-    (entities,) = (await house.infer("named", {"a": "xy", "b": "z" * 20}, stride=0)).outputs
+    await house.publish("named", tagger(template="<soft:3>{a} {b}", truncate="b", max_length=20))
+    (entities,) = (await house.infer("named", {"a": "xy", "b": "z" * 50}, stride=0)).outputs
     assert {entity["field"] for entity in entities} == {"a", "b"}
 
 
