@@ -4,16 +4,17 @@
 VENV     := .venv
 BIN      := $(VENV)/bin
 BACKBONE ?= smollm2
+DEVICE   ?= cpu
 PORT     ?= 8000
 URL      ?= http://127.0.0.1:$(PORT)
 PIP      := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES  := prompt_store server tests bench examples
+SOURCES  := prompt_store server tests bench examples docker
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-eval install format lint type test test-slow test-all bench image lock clean
+.PHONY: help demo demo-eval install format lint type test test-slow test-all bench image image-proof lock clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.runtime ## Serve the demo prompts on 127.0.0.1:8000 (BACKBONE=smollm2|minilm)
 	@$(BIN)/softmux demo --backbone $(BACKBONE) --port $(PORT)
@@ -47,8 +48,14 @@ test-all: $(VENV)/.dev ## Run every test, the slow ones too
 bench: $(VENV)/.dev ## Run the benchmarks, each against its peers
 	$(BIN)/python -m bench
 
-image: ## Build the container image
-	docker build -t softmux .
+image: ## Build the container image (DEVICE=cpu|cu130)
+	docker build -t softmux$(if $(filter-out cpu,$(DEVICE)),:$(DEVICE)) \
+	  --build-arg TORCH_INDEX=https://download.pytorch.org/whl/$(DEVICE) \
+	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
+	  --build-arg REVISION="$$(git rev-parse HEAD)" .
+
+image-proof: ## Build and run the image on Debian without a container engine (as root; docker/prove.sh)
+	docker/prove.sh
 
 lock: ## Write constraints.txt anew from what a fresh environment resolves to
 	rm -rf build/lock && python3 -m venv build/lock
