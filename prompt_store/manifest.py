@@ -49,6 +49,7 @@ token; its first position, its first text token or its last position itself; the
 
 
 TokenTypes = Literal["pair", "zero"]
+SpecialTokens = Literal["tokenizer", "template"]
 """Whether the second text of a pair has type 1, as the tokenizer gives it, or 0 like all else (PEFT's question
 answering drops the types)."""
 
@@ -146,6 +147,7 @@ class PublisherManifest(_Part):
     normalize: bool | None = None  # an embedding is scaled to length 1 unless the request says otherwise
     text_position_offset: Annotated[int, Field(ge=0)] | None = None
     token_types: TokenTypes | None = None
+    special_tokens: SpecialTokens | None = None
     qa_offset: Annotated[int, Field(ge=0)] | None = None
     prompt_task_id: Annotated[int, Field(ge=0)] | None = None  # the row of a multitask prompt
     prompt_task: Annotated[str, Field(max_length=256)] | None = None  # the prompt to take, of a file that names several
@@ -181,6 +183,7 @@ class Manifest(_Part):
     normalize: bool | None = None  # of an embedding task: the default of the parameter
     text_position_offset: int | None = None  # KV prefixes: position of the first text token; default n
     token_types: TokenTypes | None = None  # default pair
+    special_tokens: SpecialTokens | None = None  # default tokenizer: it adds its own where the template writes none
     qa_offset: int | None = None  # virtual tokens in front: the place that answers for the first text token; default n
     embeds_twice: Literal[True] | None = (
         None  # the text's whole embedding stands beside `embeds`, and is embedded again

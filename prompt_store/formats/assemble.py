@@ -28,6 +28,7 @@ _HEAD_NAMES = ("head.", "pooler.")
 _SAME_WORDS = (  # fields that pass to the manifest as they are
     "tokenize",
     "token_types",
+    "special_tokens",
     "max_length",
     "truncate",
     "truncation_side",

@@ -12,7 +12,7 @@ from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import CheckpointError
 from prompt_store.formats.checkpoint import Checkpoint
 from prompt_store.formats.heads import Reads
-from prompt_store.manifest import HeadKind, Manifest, Method, ProblemType, PublisherManifest, TokenTypes
+from prompt_store.manifest import HeadKind, Manifest, Method, ProblemType, PublisherManifest, SpecialTokens, TokenTypes
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,9 @@ class Parts:
     """What a checkpoint held, baked and under canonical names.
 
     `method` is None when it brought no soft prompt. `kinds` are the kinds of task it can be, best first; empty when
-    the file does not say. `template`, `tokenize` and `token_types` are what the family's training did, and `reads` says
-    where its one-layer heads read, by kind. `manifest` is set only by a file that carries a whole one.
+    the file does not say. `template`, `tokenize`, `token_types` and `special_tokens` are what the family's training
+    did, and `reads` says where its one-layer heads read, by kind. `manifest` is set only by a file that carries a whole
+    one.
     """
 
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
@@ -34,6 +35,7 @@ class Parts:
     template: str | None = None
     tokenize: Literal["whole", "pieces"] | None = None
     token_types: TokenTypes | None = None
+    special_tokens: SpecialTokens | None = None
     text_position_offset: int | None = None  # of the first text token behind a KV prefix; None: their number
     reads: Mapping[HeadKind, Reads] = field(default_factory=dict)
     embeds_twice: bool = False

@@ -61,6 +61,7 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
         len(rows),
         (HeadKind.GENERATION, HeadKind.LABEL_WORDS),
         template=template,
+        special_tokens="template",
         checks=() if is_filled else ("prompt table all zeros: the file's encoder was run, as in training",),
     )
 

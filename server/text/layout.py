@@ -64,7 +64,7 @@ def lay_out(rules: FillRules, tokenizer: TextTokenizer) -> Layout:
     )
     is_whole = rules.tokenize == "whole"
     items = [_item(group, tokenizer) for group in _groups(parts, is_whole)]
-    if not template.has_special:
+    if not template.has_special and rules.special_tokens == "tokenizer":
         num_leading = next(i for i, item in enumerate(items) if isinstance(item, Stretch) or item.num_text_tokens)
         items = [*items[:num_leading], Fixed(tokenizer.before), *items[num_leading:], Fixed(tokenizer.after)]
     else:

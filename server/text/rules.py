@@ -25,6 +25,7 @@ class FillRules:
     tokenize: Literal["whole", "pieces"] = "whole"
     vocab_size: int | None = None  # of the backbone; None: the tokenizer's
     token_types: Literal["pair", "zero"] = "pair"
+    special_tokens: Literal["tokenizer", "template"] = "tokenizer"  # who adds them where the template writes none
     max_text_tokens: int | None = None  # that the backbone has room for
 
     @classmethod
@@ -54,6 +55,7 @@ class FillRules:
             tokenize=manifest.tokenize,
             vocab_size=vocab_size,
             token_types=manifest.token_types or "pair",
+            special_tokens=manifest.special_tokens or "tokenizer",
             max_text_tokens=max_text_tokens,
         )
 

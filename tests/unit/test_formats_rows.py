@@ -53,6 +53,7 @@ def test_nemo_is_laid_out_as_its_config_says() -> None:
     manifest = found.artifact.manifest
     assert (found.format, manifest.method, manifest.kind) == ("nemo", Method.P_TUNING, HeadKind.GENERATION)
     assert manifest.template == "<soft:3> Context: {context}<soft:2> Answer:"
+    assert manifest.special_tokens == "template"  # none was added in training
     assert found.artifact.embeds is not None
     assert torch.equal(found.artifact.embeds, nemo()[TABLE])
     validate(found.artifact, DECODER)

@@ -42,6 +42,14 @@ def test_the_default_template_gives_peft_layout(tokenizer: PreTrainedTokenizerFa
     assert filled.num_text_tokens == len(filled.input_ids) - 3
 
 
+def test_template_may_be_the_only_one_to_write_special_tokens() -> None:
+    tokenizer = llama_tokenizer()
+    bare = filler(tokenizer, "<soft:2>{text}<soft:1>", special_tokens="template").fill({"text": TEXT})
+    assert list(bare.input_ids) == [0, 0, *tokenizer(TEXT, add_special_tokens=False)["input_ids"], 0]
+    written = filler(tokenizer, "<bos><soft:2>{text}", special_tokens="template").fill({"text": TEXT})
+    assert written == filler(tokenizer, "<bos><soft:2>{text}").fill({"text": TEXT})
+
+
 def test_a_kv_prefix_takes_no_position() -> None:
     tokenizer = bert_tokenizer()
     expected = tuple(tokenizer(TEXT)["input_ids"])
