@@ -36,7 +36,9 @@ def value_faults(artifact: Artifact, spec: BackboneSpec, limits: Limits) -> Iter
             yield f"{name[:80]} holds {str(tensor.dtype).removeprefix('torch.')}; expected float32, float16 or bfloat16"
         elif tensor.numel() and not bool(torch.isfinite(tensor.to(serving)).all()):
             is_own = not bool(torch.isfinite(tensor).all())
-            yield f"{name[:80]} is not finite" + ("" if is_own else f" after the cast to {spec.dtype}, which is served")
+            own = ". Did the training diverge, or is the file damaged?"
+            cast = f" after the cast to {spec.dtype}, which is served: serve it with another dtype"
+            yield f"{name[:80]} is not finite" + (own if is_own else cast)
         else:
             yield from _magnitude_faults(name, tensor, spec, limits)
 

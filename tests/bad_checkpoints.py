@@ -50,12 +50,12 @@ class Sketchy:
         return os.system, ("touch pwned",)
 
 
-@case(REFUSED_HERE, "empty folder", "expected a checkpoint's files")
+@case(REFUSED_HERE, "empty folder", "where your training or download put")
 def an_empty_folder(folder: Path) -> list[str]:
     return [str(folder)]
 
 
-@case(REFUSED_HERE, "cannot be read", "No such file")
+@case(REFUSED_HERE, "there is no", "nowhere", "holds: nothing")
 def a_folder_that_is_not_there(folder: Path) -> list[str]:
     return [str(folder / "nowhere")]
 
@@ -86,7 +86,7 @@ def an_adapter_without_its_config(folder: Path) -> list[str]:
     return words
 
 
-@case(REFUSED_HERE, "neither adapter_model.safetensors nor adapter_model.bin", "README.md")
+@case(REFUSED_HERE, "neither adapter_model.safetensors nor adapter_model.bin", "README.md", "whole")
 def a_config_without_its_weights(folder: Path) -> list[str]:
     words = peft(folder)
     (folder / "adapter_model.safetensors").unlink()
@@ -152,7 +152,7 @@ def a_compressed_bomb(folder: Path) -> list[str]:
     return [str(folder / "prompt.pt")]
 
 
-@case(REFUSED_HERE, "a tensor that claims", "[1099511627776, 8]")
+@case(REFUSED_HERE, "a tensor that claims", "[1099511627776, 8]", ".contiguous()")
 def a_tensor_larger_than_its_storage(folder: Path) -> list[str]:
     torch.save({"embeds": torch.zeros(1).expand(1 << 40, WIDTH)}, folder / "prompt.pt")
     return [str(folder)]
@@ -180,7 +180,7 @@ def a_pickle_under_the_wrong_name(folder: Path) -> list[str]:
     return words
 
 
-@case(REFUSED_BY_SERVER, "prompt_embeddings is 8 wide", "needs 32")
+@case(REFUSED_BY_SERVER, "prompt_embeddings is 8 wide", "needs 32", "belong together")
 def two_adapters_with_their_configs_swapped(folder: Path) -> list[str]:
     return peft(folder, peft_type="PREFIX_TUNING")
 
@@ -239,7 +239,7 @@ def a_truncated_pickle(folder: Path) -> list[str]:
     return [str(folder)]
 
 
-@case(REFUSED_BY_SERVER, "embeds is not finite")
+@case(REFUSED_BY_SERVER, "embeds is not finite", "training diverge")
 def vectors_that_are_not_numbers(folder: Path) -> list[str]:
     return peft(folder, {"prompt_embeddings": torch.full((N, WIDTH), float("nan"))})
 
@@ -306,7 +306,12 @@ def a_few_shot_folder_alone(folder: Path) -> list[str]:
     return [str(folder)]
 
 
-@case(REFUSED_BY_SERVER, "training also changed the backbone", "Serve the backbone that was saved with it")
+@case(
+    REFUSED_BY_SERVER,
+    "training also changed the backbone",
+    "Serve the backbone that was saved with it",
+    "softmux serve --backbone",
+)
 def a_few_shot_prompt_on_another_backbone(folder: Path) -> list[str]:
     words = a_few_shot_folder_alone(folder)
     save_file({"transformer.wte.weight": torch.zeros(300, WIDTH)}, folder / "model.safetensors")

@@ -97,7 +97,7 @@ def _bake_prefix(tensors: Mapping[str, torch.Tensor], fields: PeftFields, contex
     fits &= context.reasons.expect(
         prompt.shape[1] == layers * 2 * fields.token_dim,
         f"{_PROMPT} is {prompt.shape[1]} wide; num_layers {layers} x 2 x token_dim {fields.token_dim} "
-        f"needs {layers * 2 * fields.token_dim}",
+        f"needs {layers * 2 * fields.token_dim}. Do this config and these weights belong together?",
     )
     if not fits:
         return {}

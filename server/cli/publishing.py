@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.cli.checkpoints.found import Found
+from server.cli.checkpoints.located import FEW_SHOT_WEIGHTS
 from server.cli.client import Client
 from server.cli.errors import RefusedError
 from server.cli.options import TaskPath
@@ -52,8 +53,17 @@ def publish(
             return client.upload(destination.path, _parts(None, manifest), destination.fields)
         return _send(client, found, manifest, destination, is_quiet)
     except RefusedError as error:
-        error.hints = hints([str(reason) for reason in error.detail.get("reasons") or [str(error)]])
+        error.hints = [
+            *hints([str(reason) for reason in error.detail.get("reasons") or [str(error)]]),
+            *_own_backbone_hint(found, manifest),
+        ]
         raise
+
+
+def _own_backbone_hint(found: Found | None, manifest: dict[str, Any]) -> list[str]:
+    if found is None or found.located.weights[0].name != FEW_SHOT_WEIGHTS or "fingerprint" not in manifest:
+        return []
+    return [f"serve the model beside it, `softmux serve --backbone {found.located.weights[0].parent}`, and push there"]
 
 
 def _send(client: Client, found: Found, manifest: dict[str, Any], destination: Destination, is_quiet: bool) -> Any:

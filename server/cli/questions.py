@@ -38,7 +38,7 @@ def missing(found: Found, told: Told, said: Mapping[str, Any], is_causal: Callab
     if told.family in _ORIGINALS:
         wanted = "label-words"
         if not said.get("template") and not found.fields.get("template"):
-            asked.append(_template(told.family))
+            asked.append(_template(found, told.family, is_causal))
     if wanted is None and (has_head(found) or not is_causal()):
         asked.append(_kind(found))
     if wanted == "label-words" and not said.get("label_words"):
@@ -73,15 +73,16 @@ def _task_ids(num_rows: int) -> Question:
     )
 
 
-def _template(family: str | None) -> Question:
-    example = (
-        "'<cls>{premise} Question: {hypothesis}?<soft:1> Answer: <mask>.<sep>'"
-        if family == "ptuning-few-shot"
-        else "'<cls><soft:3><mask><soft:3> {subject}<soft:3><sep>'"
-    )
-    return Question(
-        "template", f"--template {example}", "nobody says where the text and the virtual tokens stand", parse_template
-    )
+def _template(found: Found, family: str | None, is_causal: Callable[[], bool]) -> Question:
+    why = "nobody says where the text and the virtual tokens stand"
+    if family == "ptuning-few-shot":
+        example = "<cls>{premise} Question: {hypothesis}?<soft:1> Answer: <mask>.<sep>"
+        return Question("template", f"--template, e.g. '{example}'", why, parse_template)
+    rows = next((entry.shape[0] for name, entry in found.entries.items() if name.endswith("embedding.weight")), 2)
+    first, last = rows - rows // 2, rows // 2
+    slots = f"<soft:{first}>{{text}}<soft:{last}>" if last else f"<soft:{first}>{{text}}"
+    example = slots if is_causal() else f"<cls><soft:{first}><mask><soft:{last}> {{text}}.<sep>"
+    return Question("template", f"--template, e.g. '{example}'", f"{why}, {rows} of them", parse_template)
 
 
 def _kind(found: Found) -> Question:
@@ -100,7 +101,7 @@ def _is_head(name: str) -> bool:
 def _label_words() -> Question:
     return Question(
         "label_words",
-        '--label-words \'{"good": " great", "bad": [" bad", " awful"]}\'',
+        '--label-words, e.g. \'{"good": " great", "bad": [" bad", " awful"]}\'',
         "the answer is read from words, and no file says which label has which words",
         parse_label_words,
     )

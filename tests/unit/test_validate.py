@@ -121,7 +121,9 @@ def test_other_architecture_is_refused_always() -> None:
 def test_values_must_be_finite(value: float) -> None:
     rows = embeds()
     rows[2, 3] = value
-    assert reasons(changed(prompt(), {"embeds": rows})) == ("embeds is not finite",)
+    assert reasons(changed(prompt(), {"embeds": rows})) == (
+        "embeds is not finite. Did the training diverge, or is the file damaged?",
+    )
 
 
 def test_values_must_be_finite_after_the_cast() -> None:
@@ -129,14 +131,16 @@ def test_values_must_be_finite_after_the_cast() -> None:
     rows[0, 0] = 70_000.0  # over float16's 65,504
     spec = replace(DECODER, dtype="float16", max_abs_embedding=1e6)
     assert reasons(changed(prompt(), {"embeds": rows}), spec) == (
-        "embeds is not finite after the cast to float16, which is served",
+        "embeds is not finite after the cast to float16, which is served: serve it with another dtype",
     )
     assert validate(changed(prompt(), {"embeds": rows}), replace(spec, dtype="bfloat16")) == ()
 
 
 def test_head_values_must_be_finite() -> None:
     artifact = changed(classified(), {"head.classifier.bias": torch.tensor([0.0, float("inf"), 0.0])})
-    assert reasons(artifact, ENCODER) == ("head.classifier.bias is not finite",)
+    assert [reason.split(".")[:3] for reason in reasons(artifact, ENCODER)] == [
+        ["head", "classifier", "bias is not finite"]
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.uint8, torch.float8_e4m3fn])

@@ -139,7 +139,7 @@ def _stripped(found: Found) -> Found:
     entries, notes = found.tensors.entries, found.notes
     sent, stays = list(entries), list[str]()
     if not found.is_peft and MANIFEST not in entries:
-        sent, stays = split(entries, found.located.name)
+        sent, stays = split(entries, str(found.located.path))
     if stays:
         size = sum(entries[name].size_bytes for name in stays)
         notes += (f"the backbone in the file stays here: {len(stays)} tensors, {size / (1 << 20):,.1f} MiB",)

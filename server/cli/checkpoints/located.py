@@ -41,14 +41,14 @@ class Located:
 
 def locate(path: Path) -> Located:
     """Find the checkpoint that `path` names. Raises LocalFileError with what is there instead."""
+    _require_there(path)
     with reading(path):
-        path.stat()
         is_folder = path.is_dir()
         names = sorted(child.name for child in path.iterdir()) if is_folder else []
     if not is_folder:
         return _lone(path)
     if not names:
-        raise LocalFileError(f"{path} is an empty folder: expected a checkpoint's files")
+        raise LocalFileError(f"{path} is an empty folder: name the one where your training or download put its files")
     refuse_unfinished(path, names)
     forms = [form for form in (_peft(path, names), _few_shot(path, names)) if form]
     if len(forms) > 1:
@@ -57,6 +57,18 @@ def locate(path: Path) -> Located:
             f"name the file, {path / forms[0].weights[0].name} or {path / forms[1].weights[0].name}"
         )
     return forms[0] if forms else _model(path, names) or _only_file(path, names)
+
+
+def _require_there(path: Path) -> None:
+    try:
+        with reading(path):
+            path.stat()
+    except LocalFileError as error:
+        parent = path.parent
+        if not isinstance(error.__cause__, FileNotFoundError) or not parent.is_dir():
+            raise
+        names = sorted(child.name for child in parent.iterdir())
+        raise LocalFileError(f"there is no {path}; {parent} holds: {listing(names)}") from error
 
 
 def _lone(file: Path) -> Located:
@@ -87,7 +99,8 @@ def _peft(folder: Path, names: list[str]) -> Located | None:
         )
     if not weights:
         raise LocalFileError(
-            f"{folder} has {PEFT_CONFIG} but neither {' nor '.join(_PEFT_WEIGHTS)}; it holds: {listing(names)}"
+            f"{folder} has {PEFT_CONFIG} but neither {' nor '.join(_PEFT_WEIGHTS)}: save or download "
+            f"the adapter whole. The folder holds: {listing(names)}"
         )
     others = _folders_with(folder, PEFT_CONFIG, depth=1)
     steps = [name for name in others if _TRAINING_STEP.fullmatch(name)]

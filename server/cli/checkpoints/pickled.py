@@ -96,7 +96,9 @@ def _refuse_multiplied(found: Any, file: Path) -> None:
         elif isinstance(node, list | tuple):
             waiting.extend(node)
         if count + len(waiting) > _MAX_VALUES:
-            raise LocalFileError(f"{file} holds over {_MAX_VALUES} values: it is not a dict of tensors")
+            raise LocalFileError(
+                f"{file} holds over {_MAX_VALUES} values: it is not a dict of tensors. Name the prompt's file"
+            )
 
 
 def _lama_arguments(said: Any, file: Path) -> dict[str, Any]:

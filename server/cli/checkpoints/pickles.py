@@ -96,9 +96,11 @@ def _refuse_inflation(file: Path, source: Path | BinaryIO) -> None:
 def _refuse_expansion(file: Path, tensors: Iterable[torch.Tensor]) -> None:
     """A tensor may claim any size over a few bytes of storage; copying it would take all memory."""
     for tensor in tensors:
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        num_bytes = tensor.untyped_storage().nbytes()
+        if tensor.numel() * tensor.element_size() > num_bytes:
             raise LocalFileError(
-                f"{file} has a tensor that claims {list(tensor.shape)} over {tensor.untyped_storage().nbytes()} bytes"
+                f"{file} has a tensor that claims {list(tensor.shape)} over {num_bytes} bytes of values, an expanded "
+                "view: save it with .contiguous(), if it is yours"
             )
 
 
@@ -126,4 +128,4 @@ def _refusal(file: Path, said: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0][:200]

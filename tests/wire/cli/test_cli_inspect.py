@@ -62,7 +62,7 @@ class TestAlone:
         told = self.explained(alone, str(tmp_path / "epoch_5.ckpt"))
 
         assert (told["family"], told["kind"]) == ("ptuning-v1", "label-words")
-        assert [one["option"].split()[0] for one in told["missing"]] == ["--template", "--label-words"]
+        assert [one["option"].split(",")[0] for one in told["missing"]] == ["--template", "--label-words"]
         out = alone("inspect", str(tmp_path / "epoch_5.ckpt")).out
         assert "missing" in out
         assert "--label-words" in out
@@ -78,7 +78,7 @@ class TestAlone:
     @pytest.mark.parametrize(
         ("tensors", "family"),
         [
-            ({"transformer.prefix_encoder.embedding.weight": torch.zeros(2, 4)}, "chatglm"),
+            ({"prompt_embeddings": torch.zeros(2, 4)}, "peft-without-config"),
             ({"h.0.lora_A.weight": torch.zeros(2, 4)}, "lora"),
         ],
     )
