@@ -63,7 +63,7 @@ start() { # as docker/compose.yaml does: read-only root, no capabilities, only /
   containers run --detach --name "$NAME" --network host --no-healthcheck "${ULIMITS[@]}" \
     --read-only --tmpfs /tmp --cap-drop all --security-opt no-new-privileges \
     -v "$WORK/tiny/backbone:/backbone:ro" -v "$WORK/tiny/prompt:/prompt:ro" -v "$WORK/store:/store" \
-    -e SOFTMUX_PORT="$PORT" -e SOFTMUX_HOST=127.0.0.1 -e OMP_NUM_THREADS=1 "$IMAGE" "$@" >/dev/null
+    -e SOFTMUX_PORT="$PORT" -e SOFTMUX_HOST=127.0.0.1 -e OMP_NUM_THREADS=1 "$IMAGE" >/dev/null
 }
 
 health() { # the image's own health check, run the way an engine would
