@@ -52,6 +52,11 @@ class Reasons:
     def __init__(self) -> None:
         self._reasons: list[str] = []
 
+    @property
+    def noted(self) -> tuple[str, ...]:
+        """Every reason so far."""
+        return tuple(self._reasons)
+
     def add(self, reason: str) -> None:
         """Note one more reason."""
         self._reasons.append(reason)

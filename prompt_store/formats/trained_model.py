@@ -78,14 +78,18 @@ def read_model(
     kinds = _kinds(checkpoint.config, found, reasons)
     checks: list[str] = []
     if not foreign:
-        again = {name: tensor for name, tensor in copied.items() if name.startswith(_OTHER_EMBEDDINGS)}
-        own = OwnBackbone(below(f"{root}.", copied), again)
-        checks.extend(own.checked(publisher.backbone_trained, spec, reasons))
+        checks.extend(own_backbone(copied, spec).checked(publisher.backbone_trained, spec, reasons))
     unread = _why_no_pooler(found, kinds or tuple(filter(None, [publisher.kind])))
     if unread is not None and any(name.startswith(_POOLER) for name in found):
         found = {name: tensor for name, tensor in found.items() if not name.startswith(_POOLER)}
         checks.append(f"pooler in the file ignored: {unread}")
     return TrainedModel(found, kinds, tuple(checks))
+
+
+def own_backbone(tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> OwnBackbone:
+    """Pick out of a model's state dict what is a copy of such a backbone as `spec` describes."""
+    again = {name: tensor for name, tensor in tensors.items() if name.startswith(_OTHER_EMBEDDINGS)}
+    return OwnBackbone(below(f"{_ROOTS.get(spec.model_type, spec.model_type)}.", tensors), again)
 
 
 def _why_no_pooler(found: Mapping[str, torch.Tensor], kinds: tuple[HeadKind, ...]) -> str | None:

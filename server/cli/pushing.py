@@ -13,6 +13,7 @@ from server.cli.client import Client
 from server.cli.complete import complete
 from server.cli.errors import CliError
 from server.cli.options import TaskPath
+from server.cli.own_backbone import compare_backbone
 from server.cli.publishing import Destination, publish
 from server.cli.screen import note, short
 from server.cli.task_rows import Rows, task_rows
@@ -40,6 +41,7 @@ def push_all(client: Client, path: Path | None, said: dict[str, Any], push: Push
     if found is None:
         return [publish(client, None, said, push.destination, push.is_quiet)]
     said = complete(found, said, client, push.rows, is_asked=push.destination.base_version is None)
+    compare_backbone(client, found, said)
     reports = []
     for destination, more in _parcels(found, push):
         try:
