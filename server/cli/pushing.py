@@ -29,12 +29,13 @@ class Push:
 
     destination: Destination
     rows: Rows | None = None
+    config: Path | None = None
     is_quiet: bool = False
 
 
 def push_all(client: Client, path: Path | None, said: dict[str, Any], push: Push) -> list[dict[str, Any]]:
     """Publish and return the reports. Raises CliError, typer.BadParameter."""
-    found = _look(path) if path is not None else None
+    found = _look(path, push.config) if path is not None else None
     _refuse_nonsense(found, said, push)
     if push.destination.base_version is not None:
         push = replace(push, destination=_with_whole_digest(client, push.destination))
@@ -53,10 +54,10 @@ def push_all(client: Client, path: Path | None, said: dict[str, Any], push: Push
     return reports
 
 
-def _look(path: Path) -> Found:
+def _look(path: Path, config: Path | None) -> Found:
     from server.cli.checkpoints.found import look
 
-    found = look(path)
+    found = look(path, config)
     for remark in found.notes:
         note(remark)
     return found

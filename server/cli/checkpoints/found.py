@@ -88,9 +88,11 @@ class Found:
         return io.BytesIO(save({name: t.contiguous() for name, t in narrow.items()}))
 
 
-def look(path: Path) -> Found:
-    """Find and open the checkpoint that `path` names. Raises LocalFileError."""
+def look(path: Path, config: Path | None = None) -> Found:
+    """Find and open the checkpoint that `path` names, with `config` in the place of its own. Raises LocalFileError."""
     located = locate(path)
+    if config is not None:
+        located = replace(located, config=config)
     with reading(path):
         return _open(located)
 

@@ -13,11 +13,11 @@ from server.cli.errors import LocalFileError
 PEFT_CONFIG = "adapter_config.json"
 FEW_SHOT_WEIGHTS, FEW_SHOT_CONFIG = "embeddings.pth", "wrapper_config.json"
 MODEL_CONFIG = "config.json"
+_RUN_CONFIGS = (MODEL_CONFIG, "config.yaml", "config.yml")  # of a model, of OpenPrompt, of caikit
 _PEFT_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _MODEL_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _INDICES = tuple(f"{name}.index.json" for name in _MODEL_WEIGHTS)
 _SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".nemo", ".npy", ".prompt")
-_STORE_FILES, _STORE_CONFIGS = ("decoder.pt", "encoder.pt"), ("config.yml", "config.yaml")  # of TGIS and caikit
 # Training's own state: pickles of whatever the trainer held, of no use to a server, never opened.
 _NEVER = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*|random_states.*)\.(bin|pt|pth|pkl)")
 _TRAINING_STEP = re.compile(r"checkpoint-\d+")
@@ -78,14 +78,11 @@ def _lone(file: Path) -> Located:
         raise LocalFileError(
             f"{file} is not a checkpoint's file: expected {', '.join(_SUFFIXES)}, or the folder that holds it"
         )
-    if file.name in _STORE_FILES:
-        return Located(file, (file,), _store_config(file.parent))
-    wanted = MODEL_CONFIG
     if file.name in _PEFT_WEIGHTS:
-        wanted = PEFT_CONFIG
-    elif file.name == FEW_SHOT_WEIGHTS:
-        wanted = FEW_SHOT_CONFIG
-    return Located(file, (file,), _if_there(file.parent, wanted))
+        return Located(file, (file,), _if_there(file.parent, PEFT_CONFIG))
+    if file.name == FEW_SHOT_WEIGHTS:
+        return Located(file, (file,), _if_there(file.parent, FEW_SHOT_CONFIG))
+    return Located(file, (file,), _if_there(file.parent, *_RUN_CONFIGS))
 
 
 def _peft(folder: Path, names: list[str]) -> Located | None:
@@ -157,10 +154,8 @@ def _is_name(shard: object) -> bool:
 def _only_file(folder: Path, names: list[str]) -> Located:
     files = [name for name in names if name.endswith(_SUFFIXES) and not _NEVER.fullmatch(name)]
     files = [name for name in files if (folder / name).is_file()]
-    if len(files) == 1 and files[0] in _STORE_FILES:
-        return Located(folder, (folder / files[0],), _store_config(folder))
     if len(files) == 1:
-        return Located(folder, (folder / files[0],), _if_there(folder, MODEL_CONFIG))
+        return Located(folder, (folder / files[0],), _if_there(folder, *_RUN_CONFIGS))
     if files:
         raise LocalFileError(
             f"{folder} holds {len(files)} files of weights, and none is guessed: name one of "
@@ -190,9 +185,5 @@ def _folders_with(folder: Path, name: str, depth: int = _DEPTH) -> list[str]:
     return sorted(str(file.parent.relative_to(folder)) for file in found)
 
 
-def _store_config(folder: Path) -> Path | None:
-    return next((file for name in _STORE_CONFIGS if (file := _if_there(folder, name))), None)
-
-
-def _if_there(folder: Path, name: str) -> Path | None:
-    return folder / name if (folder / name).is_file() else None
+def _if_there(folder: Path, *names: str) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import torch
 
 _WRAPPERS = ("state_dict", "model_state_dict")
-_MAX_VALUES = 100_000  # a few bytes of pickle can spell more values than there is memory
 # Names that TGIS gives its files, and its family goes by; any other lone tensor is the rows of a prompt.
 _NAMED_BY_FILE = ("decoder", "encoder")
 # What the training of P-Tuning v1 on LAMA was told, as far as it decides an answer; paths and the like stay here.
@@ -74,7 +73,6 @@ def _flat(found: Mapping[Any, Any], file: Path) -> Pickled:
     """Join the names of nested containers with dots, as one module's state dict would."""
     from prompt_store.formats.flatten import flatten
 
-    _refuse_multiplied(found, file)
     try:
         flattened = flatten(found)
     except CheckpointError as error:
@@ -84,21 +82,6 @@ def _flat(found: Mapping[Any, Any], file: Path) -> Pickled:
         raise LocalFileError(f"{file} holds no tensors of floating point; it holds: {held}")
     left = listing([name[:80] for name in flattened.left_out])
     return Pickled(flattened.tensors, None, (f"no tensors of floating point: {left}",) if flattened.left_out else ())
-
-
-def _refuse_multiplied(found: Any, file: Path) -> None:
-    waiting, count = [found], 0
-    while waiting:
-        node = waiting.pop()
-        count += 1
-        if isinstance(node, Mapping):
-            waiting.extend(node.values())
-        elif isinstance(node, list | tuple):
-            waiting.extend(node)
-        if count + len(waiting) > _MAX_VALUES:
-            raise LocalFileError(
-                f"{file} holds over {_MAX_VALUES} values: it is not a dict of tensors. Name the prompt's file"
-            )
 
 
 def _lama_arguments(said: Any, file: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _SLACK_BYTES = 1 << 20
+_MAX_VALUES = 1_000_000  # a few bytes of pickle can spell more values than there is memory
 # Whatever bytes torch's reader stumbles over; what they are tells a user nothing.
 _BROKEN = (
     RuntimeError,
@@ -63,7 +64,7 @@ def load_pickle(file: Path, inside: BinaryIO | None = None) -> Any:
             f"{file} is damaged, or not a file that torch.save wrote ({_first_line(error)}): "
             "was it downloaded or copied whole?"
         ) from error
-    _refuse_expansion(file, _tensors(found, 0))
+    _refuse_expansion(file, _tensors(found, file))
     return found
 
 
@@ -78,12 +79,13 @@ def _known_globals(file: Path) -> list[Any]:
 
 def _refuse_inflation(file: Path, source: Path | BinaryIO) -> None:
     """torch.save compresses nothing, so an archive that grows when it is read was made to do harm."""
-    if not zipfile.is_zipfile(source):
-        return
     try:
-        with reading(file), zipfile.ZipFile(source) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, struct.error) as error:
+        with reading(file):
+            if not zipfile.is_zipfile(source):  # raises too: of some damages it is not sure
+                return
+            with zipfile.ZipFile(source) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, *_BROKEN) as error:
         raise LocalFileError(f"{file} is a damaged archive ({error}): was it downloaded or copied whole?") from error
     packed = file.stat().st_size if isinstance(source, Path) else source.seek(0, 2)
     if unpacked > packed + _SLACK_BYTES:
@@ -104,14 +106,24 @@ def _refuse_expansion(file: Path, tensors: Iterable[torch.Tensor]) -> None:
             )
 
 
-def _tensors(found: Any, depth: int) -> Iterable[torch.Tensor]:
+def _tensors(found: Any, file: Path) -> Iterator[torch.Tensor]:
+    """Walk what was loaded, so that whoever comes next may walk it too: it has an end, and fits into memory."""
     import torch
 
-    if isinstance(found, torch.Tensor):
-        yield found
-    elif isinstance(found, dict) and depth < 4:
-        for value in found.values():
-            yield from _tensors(value, depth + 1)
+    waiting, num_values = [found], 0
+    while waiting:
+        node = waiting.pop()
+        num_values += 1
+        if isinstance(node, torch.Tensor):
+            yield node
+        elif isinstance(node, Mapping):
+            waiting.extend(node.values())
+        elif isinstance(node, list | tuple):
+            waiting.extend(node)
+        if num_values + len(waiting) > _MAX_VALUES:
+            raise LocalFileError(
+                f"{file} spells over {_MAX_VALUES} values: it is not a dict of tensors. Name the prompt's file"
+            )
 
 
 def _refusal(file: Path, said: str) -> str:

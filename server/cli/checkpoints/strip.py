@@ -11,7 +11,9 @@ from server.cli.errors import LocalFileError
 _BACKBONE = (
     *("bert.", "roberta.", "deberta.", "electra.", "albert.", "distilbert.", "mpnet.", "ernie.", "embeddings."),
     *("backbone.", "encoder.", "transformer.", "model.", "gpt_neox.", "lm_head.", "cls."),
+    *("prompt_model.plm.", "plm."),
 )
+_WORD_TABLE = "raw_embedding.weight"  # OpenPrompt's templates keep the backbone's word embeddings once more
 _PROMPTS_INSIDE = ("prefix_encoder.", "encoder.prompt.", "decoder.prompt.")
 _POOLER = re.compile(r"(?:[a-z_]+\.)?pooler\.(?:dense\.)?(?:weight|bias)")
 _HEADS = ("classifier.", "score.", "qa_outputs.")
@@ -37,4 +39,6 @@ def split(names: Iterable[str], file: str) -> tuple[list[str], list[str]]:
 
 def _is_backbone(name: str) -> bool:
     is_prompt = any(piece in name for piece in _PROMPTS_INSIDE)
+    if name.endswith(_WORD_TABLE):
+        return True
     return name.startswith(_BACKBONE) and not is_prompt and not _POOLER.fullmatch(name)

@@ -25,6 +25,9 @@ def inspect(
             help=f"The server to ask; default {DEFAULT_URL} if one answers there.",
         ),
     ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The checkpoint's own JSON or YAML, if it is not beside it.")
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no server: names and shapes only.")] = False,
     key: Key = None,
     as_json: Json = False,
@@ -37,7 +40,7 @@ def inspect(
     from server.cli.inspection import explain
     from server.cli.inspection_view import draw_inspection
 
-    found = look(path)
+    found = look(path, config)
     with Client(url or DEFAULT_URL, key) as client:
         is_there = not offline and (url is not None or _answers(client))
         inspection = explain(found, client if is_there else None, url or DEFAULT_URL)

@@ -36,6 +36,9 @@ def push(
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the manifest; a.b=1 nests.")
     ] = None,
     manifest: Annotated[Path | None, typer.Option(metavar="FILE", help="A manifest; options win over it.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The checkpoint's own JSON or YAML, if it is not beside it.")
+    ] = None,
     task_ids: Annotated[
         str | None, typer.Option(metavar="all|0,2", help="Rows of a multitask prompt: to TASK-0, TASK-2.")
     ] = None,
@@ -66,7 +69,7 @@ def push(
     rows = parse_task_ids(task_ids)
     destination = Destination(task, alias, force, dry_run, base_version)
     with Client(url, key) as client:
-        reports = push_all(client, path, said, Push(destination, rows, is_quiet=as_json))
+        reports = push_all(client, path, said, Push(destination, rows, config, is_quiet=as_json))
     show(reports if rows is not None else reports[0], as_json, lambda _: _draw(reports, task))
 
 

@@ -120,6 +120,21 @@ class TestModels:
         assert Sent(stub).tensors.keys() == TRAINED
         assert "epoch beside it stay here" in ended.err
 
+    def test_a_config_from_elsewhere(self, stub: Stub, softmux: Softmux, tmp_path: Path) -> None:
+        template = {"prompt_model.template.soft_embeds": torch.ones(N, WIDTH)}
+        backbone = {
+            "prompt_model.plm.h.weight": torch.ones(2),
+            "prompt_model.template.raw_embedding.weight": torch.ones(2),
+        }
+        torch.save(template | backbone, tmp_path / "best.ckpt")
+        (tmp_path / "run.yaml").write_text("freeze_plm: true\n")
+        words = ("--config", str(tmp_path / "run.yaml"), "--kind", "generation")
+
+        pushed(softmux, tmp_path / "best.ckpt", *words)
+
+        assert Sent(stub).tensors.keys() == template.keys()
+        assert Sent(stub).config == {"freeze_plm": True}
+
     def test_rows_without_a_name(self, stub: Stub, softmux: Softmux, tmp_path: Path) -> None:
         torch.save(torch.nn.Parameter(torch.ones(N, WIDTH)), tmp_path / "prompt.pt")
 
