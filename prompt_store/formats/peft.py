@@ -30,6 +30,10 @@ _PROMPT = "prompt_embeddings"
 _TASK_COLS = "prefix_task_cols"
 _TASK_ROWS = "prefix_task_rows"
 
+# Of these, training drops the token types: `PeftModelForQuestionAnswering.forward` hands them to nobody, and
+# `PeftModelForFeatureExtraction.forward` sets them to None.
+_WITHOUT_TYPES = ((HeadKind.QUESTION_ANSWERING,), (HeadKind.EMBEDDING,))
+
 _Baked = dict[str, torch.Tensor]
 _Bake = Callable[[Mapping[str, torch.Tensor], PeftFields, "_Context"], _Baked]
 
@@ -71,8 +75,7 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
         fields.method,
         fields.num_virtual_tokens,
         fields.kinds,
-        # `PeftModelForQuestionAnswering.forward` takes the types and hands them to nobody.
-        token_types="zero" if fields.kinds == (HeadKind.QUESTION_ANSWERING,) else None,
+        token_types="zero" if fields.kinds[:1] in _WITHOUT_TYPES else None,
         checks=_remarks(fields, spec),
     )
 

@@ -133,6 +133,11 @@ def test_question_answering_is_read_without_token_types() -> None:
         validate(far, ENCODER)
 
 
+def test_feature_extraction_is_read_without_token_types() -> None:
+    checkpoint = peft_checkpoint(spec=ENCODER, task_type="FEATURE_EXTRACTION")
+    assert convert(checkpoint, NOTHING, ENCODER).artifact.manifest.token_types == "zero"
+
+
 def test_a_classifier_of_one_row_may_be_one_of_choices() -> None:
     one = {"base_model.classifier.weight": torch.zeros(1, 32), "base_model.classifier.bias": torch.zeros(1)}
     checkpoint = peft_checkpoint(one, spec=ENCODER, task_type="SEQ_CLS")
