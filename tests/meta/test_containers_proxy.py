@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,25 @@ STORY = {"task_id": "story", "inputs": "x", "parameters": {"stream": True, "max_
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")
 
 
-@pytest.fixture
-def replicas() -> Iterator[list[Server]]:
-    with ExitStack() as stack:
-        servers = [stack.enter_context(running()) for _ in range(2)]
-        for server in servers:
+@pytest.fixture(scope="module")
+def servers() -> Iterator[list[Server]]:
+    with running() as one, running() as other:
+        for server in (one, other):  # one after the other: pydantic builds schemas at first use, not safely for threads
             server.publish(classifier())
-            server.publish(writer(), "story")
-        yield servers
+            with server.client() as client:
+                assert client.post("/v1/infer", json=ASK).is_success
+                assert all(client.get(path).is_success for path in ("/livez", "/readyz", "/v1/tasks"))
+        yield [one, other]
+
+
+@pytest.fixture
+def replicas(servers: list[Server]) -> list[Server]:
+    """Two servers that have the same tasks and have seen nothing else."""
+    for server in servers:
+        server.renew()
+        server.publish(classifier())
+        server.publish(writer(), "story")
+    return servers
 
 
 def free_port() -> int:
