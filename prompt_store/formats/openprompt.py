@@ -6,8 +6,8 @@ backbone again. SoftTemplate: `soft_embeds` `[n, E]`, in front of everything. Mi
 through `new_lstm_head.*` (both ways) and `new_mlp_head.{0,2}`, or the MLP alone, one row a place. PrefixTuningTemplate
 on GPT-2: `decoder_wte.weight`, `decoder_control_trans.*` (early: without `decoder_`), as in `prefix_tuning`.
 `config` is what the file does not hold: `{"freeze_plm": true, "template": {"soft_token_ids": [1, 2, 1]}, "verbalizer":
-{"classes": ["neg", "pos"], "label_words": [["bad"], ["good"]], "prefix": " "}}`. Pieces are tokenised one by one; special tokens stand around them all, yet
-behind `soft_embeds`.
+{"classes": ["neg", "pos"], "label_words": [["bad"], ["good"]], "prefix": " "}}`. Pieces are tokenised one by one; the
+tokenizer's special tokens stand around them all, yet behind `soft_embeds`.
 Source: thunlp/OpenPrompt, `openprompt/prompts/*_template.py`, `ptuning_prompts.py`, `manual_verbalizer.py`.
 """
 

@@ -22,7 +22,7 @@ _LSTM, _MLP, _LONE_MLP = "lstm_head.", "mlp_head.", "mlp."
 
 
 def claim(checkpoint: Checkpoint) -> str | None:
-    """Return the evidence: the table under a name that Petals alone uses too, beside another one."""
+    """Return the evidence: the table under its own name, unless Petals' rows for every layer stand beside it."""
     if "intermediate_prompt_embeddings.weight" in checkpoint.tensors:
         return None
     return f"tensor {_TABLE!r}" if _TABLE in checkpoint.tensors else None
