@@ -20,7 +20,8 @@ from prompt_store.validate import Limits, validate
 class Upload:
     """What a publisher sent: a checkpoint (`weights` and `config`) or a canonical `artifact`, never both.
 
-    With `base_version`, every part that was not sent is taken from that version, so both may be None.
+    With `base_version`, every part that was not sent is taken from that version, so both may be None; so they may
+    where the manifest says what the backbone answers without a prompt.
     """
 
     weights: bytes | None = None  # one safetensors file
@@ -70,14 +71,14 @@ def make_candidate(
 ) -> Candidate:
     """Convert and validate: the processor-heavy part of a publish. Raises ArtifactError with every reason."""
     base_artifact = Artifact.from_bytes(base) if base is not None else None
-    converted = convert(_checkpoint(upload, base_artifact), publisher, spec, base_artifact)
+    converted = convert(_checkpoint(upload, publisher, base_artifact), publisher, spec, base_artifact)
     checks = validate(converted.artifact, spec, replace(limits, allow_other_weights=upload.force))
     raw = converted.artifact.to_bytes()
     # What is tried and served is what was stored, not what it was written from.
     return Candidate(version_of(raw), Artifact.from_bytes(raw), raw, converted.format, (*converted.checks, *checks))
 
 
-def _checkpoint(upload: Upload, base: Artifact | None) -> Checkpoint:
+def _checkpoint(upload: Upload, publisher: PublisherManifest, base: Artifact | None) -> Checkpoint:
     if upload.weights is not None and upload.artifact is not None:
         raise CheckpointError("both weights and an artifact were sent; send one of them")
     config = read_config(upload.config) if upload.config else None
@@ -86,6 +87,9 @@ def _checkpoint(upload: Upload, base: Artifact | None) -> Checkpoint:
         return Checkpoint(read_tensors(upload.artifact, OWN), config)
     if upload.weights is not None:
         return Checkpoint(read_tensors(upload.weights, FOREIGN), config)
-    if base is None:
-        raise CheckpointError("no weights were sent; only with base_version may they be left out")
+    if base is None and publisher.kind is None and not publisher.label_words:
+        raise CheckpointError(
+            "no weights were sent: they may be left out with base_version, or for a task on the bare backbone, "
+            "whose manifest says kind or label_words"
+        )
     return Checkpoint({}, config)

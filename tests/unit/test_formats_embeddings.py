@@ -34,6 +34,7 @@ def refused(checkpoint: Checkpoint, spec: BackboneSpec = DECODER, **said: Any) -
 def test_feature_extraction_gives_mean_embeddings_by_itself() -> None:
     manifest = taken(FEATURES).artifact.manifest
     assert (manifest.kind, manifest.pool, manifest.normalize, manifest.labels) == (EMBEDDING, "mean", None, None)
+    assert manifest.token_types == "zero"  # PEFT drops them in this task's forward pass
     validate(taken(FEATURES).artifact, DECODER)
 
 
