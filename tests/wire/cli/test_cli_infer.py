@@ -56,6 +56,14 @@ class TestInfer:
         assert stub.asked[0].json["inputs"] == {"premise": "a=b", "hypothesis": "7"}
         assert stub.asked[0].json["parameters"] == {"top_k": 3, "stop": "ab", "ignore_eos": True}
 
+    def test_vector_is_shown_by_its_first_entries(self, stub: Stub, softmux: Softmux) -> None:
+        output = {"embedding": [0.125, -1.0, *[0.5] * 382]}
+        stub.on("POST /v1/infer", Canned(200, {**SENTIMENT, "kind": "embedding", "outputs": [output]}))
+
+        shown = softmux("infer", "meaning", "great film").out
+
+        assert "[0.1250, -1.0000, 0.5000, 0.5000, 0.5000, 0.5000, ...] 384 entries" in shown
+
     def test_choices_are_sent_as_a_list_and_shown_with_their_places(self, stub: Stub, softmux: Softmux) -> None:
         output = {"choice": 1, "label": "a dog", "score": 0.75, "scores": [0.25, 0.75]}
         stub.on("POST /v1/infer", Canned(200, SENTIMENT | {"outputs": [output]}))
