@@ -1,7 +1,7 @@
 """Which bytes are kept and since when nobody has named them. Every function runs inside one transaction.
 
 Collecting takes two steps, tombstone then delete, each under the store's write lock; a put or commit in between takes
-the bytes back. Whether bytes are there is asked of `blobs` each time: a row alone proves nothing.
+the bytes back. Whether bytes are there is looked up each time: a row alone proves nothing.
 """
 
 from __future__ import annotations
@@ -13,31 +13,27 @@ from prompt_store.refs import TaskName, Version
 from prompt_store.tables import BlobRow, Blobs, Tables
 
 
-def keep(tables: Tables, blobs: Blobs, tenant: str, version: Version, size_bytes: int, at: float) -> bool:
-    """Note bytes that were just written. False when somebody has collected them since: write them again."""
-    if not blobs.has(tenant, version):
-        return False
-    unnamed_since = None if tables.is_named(tenant, version) else at
-    row = BlobRow(tenant, version, size_bytes, unnamed_since)
-    if row != tables.blob(tenant, version):
-        tables.save_blob(row)
-    return True
+def keep(tables: Tables, row: BlobRow) -> None:
+    """Note bytes that are there, put at `row.unnamed_since`; it counts only while no task names them."""
+    kept = replace(row, unnamed_since=None) if tables.is_named(row.tenant, row.version) else row
+    if kept != tables.blob(row.tenant, row.version):
+        tables.save_blob(kept)
 
 
-def name(tables: Tables, blobs: Blobs, task: TaskName, version: Version) -> None:
+def name(tables: Tables, is_there: bool, task: TaskName, version: Version) -> None:
     """Note that a task names these bytes. Raises VersionNotFoundError when they are not there."""
     row = tables.blob(task.tenant, version)
-    if row is None or not blobs.has(task.tenant, version):
+    if row is None or not is_there:
         raise VersionNotFoundError(f"the bytes of {version} were never put by tenant {task.tenant!r}; put them first")
     tables.save_blob(replace(row, unnamed_since=None, is_tombstone=False))
 
 
 def bury(tables: Tables, before: float) -> tuple[BlobRow, ...]:
     """Mark what nobody has named since `before`, and return every tombstone."""
-    for row in tables.blobs():
-        if not row.is_tombstone and row.unnamed_since is not None and row.unnamed_since <= before:
-            tables.save_blob(replace(row, is_tombstone=True))
-    return tuple(row for row in tables.blobs() if row.is_tombstone)
+    buried = tuple(replace(row, is_tombstone=True) for row in tables.unnamed_blobs(before))
+    for row in buried:
+        tables.save_blob(row)
+    return buried
 
 
 def erase(tables: Tables, blobs: Blobs, buried: BlobRow) -> int:

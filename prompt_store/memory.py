@@ -77,6 +77,13 @@ class _MemoryTables:
     def blobs(self) -> tuple[BlobRow, ...]:
         return tuple(self._blobs.values())
 
+    def unnamed_blobs(self, before: float) -> tuple[BlobRow, ...]:
+        return tuple(
+            row
+            for row in self._blobs.values()
+            if row.is_tombstone or (row.unnamed_since is not None and row.unnamed_since <= before)
+        )
+
     def save_blob(self, row: BlobRow) -> None:
         self._blobs[row.tenant, row.version] = row
 

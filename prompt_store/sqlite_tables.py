@@ -123,6 +123,11 @@ class SqliteTables:
     def blobs(self) -> tuple[BlobRow, ...]:
         return tuple(_blob(row) for row in self._rows("SELECT * FROM blobs"))
 
+    def unnamed_blobs(self, before: float) -> tuple[BlobRow, ...]:
+        return tuple(
+            _blob(row) for row in self._rows("SELECT * FROM blobs WHERE is_tombstone OR unnamed_since <= ?", before)
+        )
+
     def save_blob(self, row: BlobRow) -> None:
         self._run(
             "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)",

@@ -21,6 +21,7 @@ class BlobRow:
     size_bytes: int
     unnamed_since: float | None  # seconds since the epoch; None while a task names it
     is_tombstone: bool = False  # collect has chosen it; a put or commit takes it back
+    copy: str = ""  # which copy of the bytes, in a store that never writes one key twice
 
 
 class Tables(Protocol):
@@ -68,6 +69,10 @@ class Tables(Protocol):
 
     def blobs(self) -> tuple[BlobRow, ...]:
         """Return the rows of all bytes of all tenants."""
+        ...
+
+    def unnamed_blobs(self, before: float) -> tuple[BlobRow, ...]:
+        """Return the rows of bytes that no task has named since `before`, and every tombstone."""
         ...
 
     def save_blob(self, row: BlobRow) -> None:
