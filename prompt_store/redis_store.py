@@ -1,0 +1,198 @@
+"""A prompt store in Redis or Valkey: one server, a primary that sentinels name, or a cluster. Any number may share it.
+
+Bytes are written before the row that names their copy, and deleted after the row is gone, so a row's bytes are there.
+A copy that no row names is a stray: noted before its first chunk is written, forgotten after its last one is deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from prompt_store import ledger, names
+from prompt_store.digest import version_of
+from prompt_store.errors import (
+    StoreCorruptError,
+    StoreFullError,
+    StoreUnavailableError,
+    TooLargeError,
+    VersionNotFoundError,
+)
+from prompt_store.feed import ChangeFeed
+from prompt_store.name_store import NameStore
+from prompt_store.redis_address import RedisAddress
+from prompt_store.redis_chunks import CHUNK_BYTES, RedisChunks
+from prompt_store.redis_client import Bounds, RedisClient
+from prompt_store.redis_connect import connect
+from prompt_store.redis_keys import RedisKeys
+from prompt_store.redis_tables import RedisTables
+from prompt_store.redis_transactions import RedisTransactions
+from prompt_store.refs import TaskName, Version, parse_name, parse_version
+from prompt_store.store import TaskRecord, VersionRecord
+from prompt_store.tables import BlobRow
+from prompt_store.two_part_store import MAX_ARTIFACT_BYTES, STRAY_GRACE_S
+
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RedisOptions:
+    """How a Redis store behaves. Names and bytes have connections of their own: a long read holds up no name."""
+
+    names: Bounds = field(default_factory=Bounds)
+    chunks: Bounds = field(
+        default_factory=lambda: Bounds(socket_timeout_s=2.0, num_tries=2, max_in_flight=16, room_timeout_s=10.0)
+    )
+    max_artifact_bytes: int = MAX_ARTIFACT_BYTES
+    poll_s: float = 0.25  # how often `changes` looks for the writes of others
+    now: Callable[[], float] = field(default=time.time)
+    chunk_bytes: int = CHUNK_BYTES  # the same for every user of a store
+
+
+class RedisStore(NameStore):
+    """A `PromptStore` at an address. Nothing connects before the first call."""
+
+    def __init__(self, address: RedisAddress, options: RedisOptions | None = None) -> None:
+        chosen = options or RedisOptions()
+        keys = RedisKeys(address.namespace)
+        self._rows = RedisTransactions(RedisClient(lambda: connect(address, chosen.names), chosen.names), keys)
+        super().__init__(self._rows, ChangeFeed(chosen.poll_s), chosen.now)
+        self._chunk_client = RedisClient(lambda: connect(address, chosen.chunks), chosen.chunks)
+        self._chunks = RedisChunks(self._chunk_client, keys, chosen.chunk_bytes)
+        self._max_artifact_bytes = chosen.max_artifact_bytes
+
+    async def put(self, tenant: str, artifact: bytes) -> Version:
+        """See `PromptStore.put`. Raises TooLargeError, StoreFullError too."""
+        parse_name(tenant, "tenant")
+        if len(artifact) > self._max_artifact_bytes:
+            raise TooLargeError(f"the artifact has {len(artifact)} bytes; at most {self._max_artifact_bytes} are kept")
+        version = await asyncio.to_thread(version_of, artifact)
+        for _ in range(_TRIES):  # again only when a collect or another put came in between
+            row = await self._whole(tenant, version) or await self._upload(tenant, version, artifact)
+            kept = replace(row, unnamed_since=self._now(), is_tombstone=False)
+            if await self._rows.write_rows(lambda t, kept=kept: _keep(t, kept)):  # type: ignore[misc]
+                return version
+            await self._discard(row)
+        raise StoreUnavailableError(f"the bytes of {version} were collected as fast as they were put; try again")
+
+    async def get(self, tenant: str, version: Version) -> bytes:
+        """See `PromptStore.get`."""
+        parse_name(tenant, "tenant")
+        parse_version(version)
+        row = await self._row(tenant, version)
+        raw = None
+        while row is not None:
+            raw = await self._chunks.read(row)
+            if raw is not None:
+                break
+            again = await self._row(tenant, version)
+            if again is not None and again.copy == row.copy:
+                raise StoreCorruptError(f"chunks of {version} are gone from the store; publish it again")
+            row = again  # another copy took its place while we read
+        if raw is None:
+            raise VersionNotFoundError(f"tenant {tenant!r} keeps no bytes of {version}; publish them first")
+        found = await asyncio.to_thread(version_of, raw)
+        if found != version:
+            raise StoreCorruptError(f"the bytes kept for {version} have the digest {found}; publish them again")
+        return raw
+
+    async def commit(self, task: TaskName, record: VersionRecord) -> TaskRecord:
+        """See `PromptStore.commit`."""
+        while True:
+            row = await self._row(task.tenant, record.version)
+            is_there = row is not None and await self._chunks.has(row)
+
+            def work(tables: RedisTables, row: BlobRow | None = row, is_there: bool = is_there) -> TaskRecord | None:
+                now = tables.blob(task.tenant, record.version)
+                if (now and now.copy) != (row and row.copy):
+                    return None  # what we looked at is not what the row names now
+                ledger.name(tables, is_there, task, record.version)
+                return names.commit(tables, task, record)
+
+            committed = await self._rows.write_rows(work)
+            if committed is not None:
+                self._feed.wake()
+                return committed
+
+    async def collect(self, grace_s: float) -> int:
+        """See `PromptStore.collect`. A copy that somebody is writing may take an hour."""
+        unnamed_before = self._now() - grace_s  # once: work that runs again must ask for the same
+        buried = await self._rows.write(lambda t: ledger.bury(t, unnamed_before))
+        freed = sum([await self._erase(row) for row in buried])
+        before = self._now() - max(grace_s, STRAY_GRACE_S)
+        strays = await self._rows.read_rows(RedisTables.strays)
+        for row in strays.values():
+            if row.is_tombstone or (row.unnamed_since or 0.0) <= before:
+                await self._discard(row)
+        return freed
+
+    async def close(self) -> None:
+        """See `PromptStore.close`."""
+        await super().close()
+        await self._chunk_client.close()
+
+    async def _row(self, tenant: str, version: Version) -> BlobRow | None:
+        return await self._rows.read(lambda t: t.blob(tenant, version))
+
+    async def _whole(self, tenant: str, version: Version) -> BlobRow | None:
+        """Return the row of these bytes if they are there and are what they should be."""
+        row = await self._row(tenant, version)
+        raw = await self._chunks.read(row) if row is not None else None
+        return row if raw is not None and await asyncio.to_thread(version_of, raw) == version else None
+
+    async def _upload(self, tenant: str, version: Version, artifact: bytes) -> BlobRow:
+        row = BlobRow(tenant, version, len(artifact), self._now(), copy=uuid.uuid4().hex)
+        await self._rows.write_rows(lambda t: t.save_stray(row))
+        try:
+            await self._chunks.write(row, artifact)
+        except StoreFullError:
+            await self._discard(row)  # at once: room is what is missing
+            raise
+        return row
+
+    async def _erase(self, buried: BlobRow) -> int:
+        if not await self._rows.write_rows(lambda t: _remove(t, buried)):
+            return 0
+        await self._discard(buried)
+        return buried.size_bytes
+
+    async def _discard(self, stray: BlobRow) -> None:
+        # Doomed first: whoever still writes this copy may not name it afterwards.
+        if await self._rows.write_rows(lambda t: _doom(t, stray.copy)):
+            await self._chunks.remove(stray)
+            await self._rows.write_rows(lambda t: t.remove_stray(stray.copy))
+
+
+def _keep(tables: RedisTables, row: BlobRow) -> bool:
+    """Have the row name its copy. False when that copy is doomed, or gone: the bytes must be written again."""
+    before = tables.blob(row.tenant, row.version)
+    if before is None or before.copy != row.copy:
+        stray = tables.strays().get(row.copy)
+        if stray is None or stray.is_tombstone:
+            return False
+        tables.remove_stray(row.copy)
+        if before is not None:
+            tables.save_stray(replace(before, is_tombstone=True))
+    ledger.keep(tables, row)
+    return True
+
+
+def _remove(tables: RedisTables, buried: BlobRow) -> bool:
+    row = tables.blob(buried.tenant, buried.version)
+    if row is None or not row.is_tombstone or row.copy != buried.copy:
+        return False
+    tables.remove_blob(row.tenant, row.version)
+    tables.save_stray(row)
+    return True
+
+
+def _doom(tables: RedisTables, copy: str) -> bool:
+    stray = tables.strays().get(copy)
+    if stray is None:
+        return False  # named meanwhile, or deleted by somebody else
+    if not stray.is_tombstone:
+        tables.save_stray(replace(stray, is_tombstone=True))
+    return True
