@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from parity import parity_lines
+from redis_fixtures import distribution_server, valkey, valkey_cluster
+
+__all__ = ["distribution_server", "valkey", "valkey_cluster"]
 
 torch.set_num_threads(1)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from redis_fixtures import in_namespace
+from redis_servers import RedisServer
 
 from prompt_store.digest import version_of
 from prompt_store.disk import DiskOptions, DiskStore
@@ -20,6 +22,8 @@ from prompt_store.errors import (
     VersionNotFoundError,
 )
 from prompt_store.memory import MemoryStore
+from prompt_store.redis_address import parse_redis_url
+from prompt_store.redis_store import RedisOptions, RedisStore
 from prompt_store.refs import LIVE, Alias, TaskName, Version
 from prompt_store.store import Change, PromptStore, Sequence, Target, VersionRecord
 
@@ -45,15 +49,30 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "disk"])
+@pytest.fixture(params=["memory", "disk", "redis", "distribution redis", "cluster"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[PromptStore]:
     opened: PromptStore
     if request.param == "memory":
         opened = MemoryStore(now=clock, max_artifact_bytes=1 << 20)
-    else:
+    elif request.param == "disk":
         opened = DiskStore(tmp_path / "store", DiskOptions(min_free_ratio=0, max_artifact_bytes=1 << 20, now=clock))
+    else:
+        opened = redis_store(redis_url(request), clock)
     yield opened
     await opened.close()
+
+
+def redis_url(request: pytest.FixtureRequest) -> str:
+    if request.param == "cluster":
+        nodes: list[RedisServer] = request.getfixturevalue("valkey_cluster")
+        return f"redis+cluster://127.0.0.1:{nodes[0].port}"
+    server: RedisServer = request.getfixturevalue("valkey" if request.param == "redis" else "distribution_server")
+    return server.url
+
+
+def redis_store(url: str, clock: Clock) -> RedisStore:
+    options = RedisOptions(max_artifact_bytes=1 << 20, chunk_bytes=1000, now=clock)
+    return RedisStore(parse_redis_url(in_namespace(url)), options)
 
 
 def record_of(version: Version) -> VersionRecord:

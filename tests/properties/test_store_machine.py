@@ -1,4 +1,4 @@
-"""Any sequence of calls leaves the memory and the disk store where a plain model says, collecting included."""
+"""Any sequence of calls leaves every kind of store where a plain model says, collecting included."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from redis_fixtures import in_namespace
+from redis_servers import RedisServer
 
 from prompt_store.digest import version_of
 from prompt_store.disk import DiskOptions, DiskStore
 from prompt_store.errors import NotFoundError, StoreError, VersionNotFoundError
 from prompt_store.memory import MemoryStore
+from prompt_store.redis_address import parse_redis_url
+from prompt_store.redis_store import RedisOptions, RedisStore
 from prompt_store.refs import Alias, TaskName, Version
 from prompt_store.store import PromptStore, Target, TaskRecord, VersionRecord
 
@@ -56,7 +62,9 @@ def summary(record: TaskRecord) -> object:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Every rule calls both stores and the model; an error must have the same type in both."""
+    """Every rule calls all stores and the model; an error must have the same type in all of them."""
+
+    redis_url: ClassVar[str]
 
     @initialize()
     def open(self) -> None:
@@ -65,6 +73,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.memory = MemoryStore(now=self.clock)
         self.disk = self.open_disk()
+        self.address = parse_redis_url(in_namespace(self.redis_url))
+        self.redis = self.open_redis()
         self.tasks: dict[TaskName, ModelTask] = {}
         self.unnamed: dict[tuple[str, Version], float] = {}  # kept bytes -> since when nobody names them
         self.changes = 0
@@ -75,17 +85,24 @@ class StoreMachine(RuleBasedStateMachine):
     def open_disk(self) -> DiskStore:
         return DiskStore(self.root, DiskOptions(min_free_ratio=0, now=self.clock))
 
+    def open_redis(self) -> RedisStore:
+        return RedisStore(self.address, RedisOptions(chunk_bytes=2, now=self.clock))
+
+    @property
+    def stores(self) -> tuple[PromptStore, ...]:
+        return self.memory, self.disk, self.redis
+
     def teardown(self) -> None:
         if hasattr(self, "loop"):
-            self.loop.run_until_complete(self.disk.close())
-            self.loop.run_until_complete(self.memory.close())
+            for store in self.stores:
+                self.loop.run_until_complete(store.close())
             self.loop.close()
             shutil.rmtree(self.root)
 
-    def both(self, call: Callable[[PromptStore], Awaitable[object]]) -> tuple[object, type[StoreError] | None]:
-        """Return what both stores return, or the type of what both raise."""
-        outcomes = [self.loop.run_until_complete(self.one(store, call)) for store in (self.memory, self.disk)]
-        assert outcomes[0] == outcomes[1]
+    def each(self, call: Callable[[PromptStore], Awaitable[object]]) -> tuple[object, type[StoreError] | None]:
+        """Return what every store returns, or the type of what every store raises."""
+        outcomes = [self.loop.run_until_complete(self.one(store, call)) for store in self.stores]
+        assert all(outcome == outcomes[0] for outcome in outcomes)
         return outcomes[0]
 
     async def one(
@@ -111,17 +128,19 @@ class StoreMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.loop.run_until_complete(self.disk.close())
         self.disk = self.open_disk()
+        self.loop.run_until_complete(self.redis.close())
+        self.redis = self.open_redis()
 
     @rule(tenant=TENANTS, raw=RAWS)
     def put(self, tenant: str, raw: bytes) -> None:
-        version, error = self.both(lambda s: s.put(tenant, raw))
+        version, error = self.each(lambda s: s.put(tenant, raw))
         assert (version, error) == (version_of(raw), None)
         self.unnamed[tenant, version_of(raw)] = self.now
 
     @rule(task=TASKS, raw=RAWS)
     def commit(self, task: TaskName, raw: bytes) -> None:
         version = version_of(raw)
-        _, error = self.both(lambda s: s.commit(task, record_of(version)))
+        _, error = self.each(lambda s: s.commit(task, record_of(version)))
         assert (error is None) == ((task.tenant, version) in self.unnamed)
         if error is None:
             found = self.tasks.setdefault(task, ModelTask())
@@ -142,7 +161,7 @@ class StoreMachine(RuleBasedStateMachine):
             and len(dict(pairs)) == len(pairs)
             and sum(weight for _, weight in pairs) > 0
         )
-        _, error = self.both(lambda s: s.move(task, alias, targets, if_serial, "ann"))
+        _, error = self.each(lambda s: s.move(task, alias, targets, if_serial, "ann"))
         assert (error is None) == is_allowed
         if found is not None and is_allowed:
             found.moves.setdefault(alias, []).append(pairs)
@@ -159,7 +178,7 @@ class StoreMachine(RuleBasedStateMachine):
             and past is not None
             and all(version in found.versions and version not in found.quarantined for version, _ in past)
         )
-        _, error = self.both(lambda s: s.rollback(task, alias, to_serial, "bob"))
+        _, error = self.each(lambda s: s.rollback(task, alias, to_serial, "bob"))
         assert (error is None) == is_allowed
         if past is not None and is_allowed:
             moves.append(past)
@@ -169,7 +188,7 @@ class StoreMachine(RuleBasedStateMachine):
     def quarantine(self, task: TaskName, raw: bytes) -> None:
         version = version_of(raw)
         found = self.tasks.get(task)
-        _, error = self.both(lambda s: s.quarantine(task, version, "non-finite"))
+        _, error = self.each(lambda s: s.quarantine(task, version, "non-finite"))
         assert (error is None) == (found is not None and version in found.versions)
         if found is not None and error is None and version not in found.quarantined:
             found.quarantined.add(version)
@@ -178,7 +197,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(task=TASKS, alias=ALIASES)
     def drop_alias(self, task: TaskName, alias: Alias) -> None:
         found = self.tasks.get(task)
-        _, error = self.both(lambda s: s.drop_alias(task, alias))
+        _, error = self.each(lambda s: s.drop_alias(task, alias))
         assert (error is None) == (found is not None and alias in found.moves)
         if found is not None and error is None:
             del found.moves[alias]
@@ -193,7 +212,7 @@ class StoreMachine(RuleBasedStateMachine):
             and version in found.versions
             and all(version not in dict(moves[-1]) for moves in found.moves.values())
         )
-        _, error = self.both(lambda s: s.delete_version(task, version))
+        _, error = self.each(lambda s: s.delete_version(task, version))
         assert (error is None) == is_allowed
         if found is not None and is_allowed:
             found.versions.remove(version)
@@ -205,7 +224,7 @@ class StoreMachine(RuleBasedStateMachine):
     def delete_task(self, task: TaskName, force: bool) -> None:
         found = self.tasks.get(task)
         is_allowed = found is not None and (force or not found.moves)
-        _, error = self.both(lambda s: s.delete_task(task, force))
+        _, error = self.each(lambda s: s.delete_task(task, force))
         assert (error is None) == is_allowed
         if found is not None and is_allowed:
             del self.tasks[task]
@@ -220,7 +239,7 @@ class StoreMachine(RuleBasedStateMachine):
             for (tenant, version), since in self.unnamed.items()
             if not self.names(tenant, version) and since <= self.now - GRACE_S
         ]
-        freed, _ = self.both(lambda s: s.collect(GRACE_S))
+        freed, _ = self.each(lambda s: s.collect(GRACE_S))
         sizes = {version_of(raw): len(raw) for raw in (b"one", b"two", b"three")}
         assert freed == sum(sizes[version] for _, version in gone)
         for key in gone:
@@ -228,7 +247,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(task=TASKS, alias=ALIASES)
     def history(self, task: TaskName, alias: Alias) -> None:
-        states, error = self.both(lambda s: s.history(task, alias))
+        states, error = self.each(lambda s: s.history(task, alias))
         found = self.tasks.get(task)
         if found is None or alias not in found.moves:
             assert error is not None
@@ -241,7 +260,7 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def names_are_what_the_model_says(self) -> None:
         for tenant in ("acme", "rival"):
-            page, _ = self.both(lambda s, tenant=tenant: s.list(tenant))  # type: ignore[misc]
+            page, _ = self.each(lambda s, tenant=tenant: s.list(tenant))  # type: ignore[misc]
             wanted = {
                 task: (found.versions, found.quarantined, {a: (len(m), m[-1]) for a, m in found.moves.items()})
                 for task, found in sorted(self.tasks.items())
@@ -254,14 +273,20 @@ class StoreMachine(RuleBasedStateMachine):
         for tenant in ("acme", "rival"):
             for raw in (b"one", b"two", b"three"):
                 key = (tenant, version_of(raw))
-                outcome = self.both(lambda s, key=key: s.get(*key))  # type: ignore[misc]
+                outcome = self.each(lambda s, key=key: s.get(*key))  # type: ignore[misc]
                 assert outcome == ((raw, None) if key in self.unnamed else (None, VersionNotFoundError))
 
     @invariant()
     def the_sequence_counts_changes(self) -> None:
-        for store in (self.memory, self.disk):
+        for store in self.stores:
             assert self.loop.run_until_complete(store.sequence()).number == self.changes
 
 
-StoreMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+@pytest.fixture(autouse=True, scope="module")
+def server(valkey: RedisServer) -> None:
+    """Tell the machine where its server is: its class takes no fixtures."""
+    StoreMachine.redis_url = valkey.url
+
+
+StoreMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
 TestStoreMachine = StoreMachine.TestCase
