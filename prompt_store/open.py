@@ -2,25 +2,65 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from prompt_store.cache_files import CacheFiles
+from prompt_store.cached import CachedStore
 from prompt_store.disk import DiskOptions, DiskStore
-from prompt_store.errors import InvalidNameError
+from prompt_store.errors import InvalidNameError, StoreUnavailableError
+from prompt_store.files import disk_errors
 from prompt_store.memory import MemoryStore
+from prompt_store.redis_address import RedisAddress, is_redis, parse_redis_url
+from prompt_store.redis_store import RedisStore
 from prompt_store.store import PromptStore
+
+_KINDS = "use file:///absolute/path, redis://host:6379/0 or memory:"
+
+log = logging.getLogger(__name__)
 
 
 def open_store(url: str, disk_options: DiskOptions | None = None) -> PromptStore:
-    """Open `file:///absolute/path` (created if missing) or `memory:`. Blocking, and quick.
+    """Open `file:///absolute/path` (created if missing), `memory:`, or what `redis_address` reads. Blocking, and quick.
 
-    Raises InvalidNameError for another address, StoreUnavailableError when the store cannot be opened.
+    Raises InvalidNameError for another address, StoreUnavailableError when the store cannot be opened, ConflictError
+    when it could be but would lose prompts.
     """
     parts = urlsplit(url)
     if parts.scheme == "memory":
         return MemoryStore()
     if parts.scheme == "file" and not parts.netloc and not parts.query and parts.path.startswith("/"):
         return DiskStore(Path(unquote(parts.path)), disk_options)
-    if parts.scheme in ("redis", "rediss"):
-        raise InvalidNameError("this softmux has no Redis store yet: use file:///absolute/path or memory:")
-    raise InvalidNameError(f"store address {url[:200]!r} is not known: use file:///absolute/path or memory:")
+    if is_redis(url):
+        return _open_redis(parse_redis_url(url))
+    shown = url if "@" not in url else f"{parts.scheme}://..."  # a password may stand in front of the @
+    raise InvalidNameError(f"store address {shown[:200]!r} is not known: {_KINDS}")
+
+
+def _open_redis(address: RedisAddress) -> PromptStore:
+    with ThreadPoolExecutor(1) as thread:  # of its own: whoever calls may have a loop that runs
+        try:
+            thread.submit(asyncio.run, _check(address)).result()
+        except StoreUnavailableError as error:
+            if address.cache_root is None:
+                raise
+            log.warning("the store does not answer; serving what its cache holds", exc_info=error)
+    return CachedStore(RedisStore(address), _cache(address))
+
+
+def _cache(address: RedisAddress) -> CacheFiles:
+    if address.cache_root is None:  # serves through an outage all the same, but not through a restart of ours
+        return CacheFiles.temporary(address.cache_bytes)
+    with disk_errors(f"open the cache {address.cache_root}"):
+        return CacheFiles(address.cache_root, address.cache_bytes)
+
+
+async def _check(address: RedisAddress) -> None:
+    store = RedisStore(address)
+    try:
+        await store.check()
+    finally:
+        await store.close()

@@ -24,6 +24,7 @@ from prompt_store.errors import (
 from prompt_store.feed import ChangeFeed
 from prompt_store.name_store import NameStore
 from prompt_store.redis_address import RedisAddress
+from prompt_store.redis_check import check_server
 from prompt_store.redis_chunks import CHUNK_BYTES, RedisChunks
 from prompt_store.redis_client import Bounds, RedisClient
 from prompt_store.redis_connect import connect
@@ -58,11 +59,17 @@ class RedisStore(NameStore):
     def __init__(self, address: RedisAddress, options: RedisOptions | None = None) -> None:
         chosen = options or RedisOptions()
         keys = RedisKeys(address.namespace)
-        self._rows = RedisTransactions(RedisClient(lambda: connect(address, chosen.names), chosen.names), keys)
+        self._address = address
+        self._name_client = RedisClient(lambda: connect(address, chosen.names), chosen.names)
+        self._rows = RedisTransactions(self._name_client, keys)
         super().__init__(self._rows, ChangeFeed(chosen.poll_s), chosen.now)
         self._chunk_client = RedisClient(lambda: connect(address, chosen.chunks), chosen.chunks)
         self._chunks = RedisChunks(self._chunk_client, keys, chosen.chunk_bytes)
         self._max_artifact_bytes = chosen.max_artifact_bytes
+
+    async def check(self) -> None:
+        """See `check_server`."""
+        await check_server(self._name_client, self._address)
 
     async def put(self, tenant: str, artifact: bytes) -> Version:
         """See `PromptStore.put`. Raises TooLargeError, StoreFullError too."""

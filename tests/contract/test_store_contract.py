@@ -9,6 +9,8 @@ import pytest
 from redis_fixtures import in_namespace
 from redis_servers import RedisServer
 
+from prompt_store.cache_files import CacheFiles
+from prompt_store.cached import CachedStore
 from prompt_store.digest import version_of
 from prompt_store.disk import DiskOptions, DiskStore
 from prompt_store.errors import (
@@ -49,13 +51,15 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "disk", "redis", "distribution redis", "cluster"])
+@pytest.fixture(params=["memory", "disk", "redis", "distribution redis", "cluster", "cached redis"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[PromptStore]:
     opened: PromptStore
     if request.param == "memory":
         opened = MemoryStore(now=clock, max_artifact_bytes=1 << 20)
     elif request.param == "disk":
         opened = DiskStore(tmp_path / "store", DiskOptions(min_free_ratio=0, max_artifact_bytes=1 << 20, now=clock))
+    elif request.param == "cached redis":
+        opened = CachedStore(redis_store(redis_url(request), clock), CacheFiles(tmp_path / "cache", 1 << 20))
     else:
         opened = redis_store(redis_url(request), clock)
     yield opened
@@ -66,7 +70,9 @@ def redis_url(request: pytest.FixtureRequest) -> str:
     if request.param == "cluster":
         nodes: list[RedisServer] = request.getfixturevalue("valkey_cluster")
         return f"redis+cluster://127.0.0.1:{nodes[0].port}"
-    server: RedisServer = request.getfixturevalue("valkey" if request.param == "redis" else "distribution_server")
+    server: RedisServer = request.getfixturevalue(
+        "distribution_server" if "distribution" in request.param else "valkey"
+    )
     return server.url
 
 

@@ -17,11 +17,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from redis_fixtures import in_namespace
 from redis_servers import RedisServer
 
+from prompt_store.cache_files import CacheFiles
+from prompt_store.cached import CachedStore
 from prompt_store.digest import version_of
 from prompt_store.disk import DiskOptions, DiskStore
 from prompt_store.errors import NotFoundError, StoreError, VersionNotFoundError
 from prompt_store.memory import MemoryStore
-from prompt_store.redis_address import parse_redis_url
+from prompt_store.redis_address import RedisAddress, parse_redis_url
 from prompt_store.redis_store import RedisOptions, RedisStore
 from prompt_store.refs import Alias, TaskName, Version
 from prompt_store.store import PromptStore, Target, TaskRecord, VersionRecord
@@ -74,7 +76,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.memory = MemoryStore(now=self.clock)
         self.disk = self.open_disk()
         self.address = parse_redis_url(in_namespace(self.redis_url))
-        self.redis = self.open_redis()
+        self.redis = self.open_redis(self.address)
+        self.behind = parse_redis_url(in_namespace(self.redis_url))
+        self.cached = self.open_cached()
         self.tasks: dict[TaskName, ModelTask] = {}
         self.unnamed: dict[tuple[str, Version], float] = {}  # kept bytes -> since when nobody names them
         self.changes = 0
@@ -83,14 +87,18 @@ class StoreMachine(RuleBasedStateMachine):
         return self.now
 
     def open_disk(self) -> DiskStore:
-        return DiskStore(self.root, DiskOptions(min_free_ratio=0, now=self.clock))
+        return DiskStore(self.root / "store", DiskOptions(min_free_ratio=0, now=self.clock))
 
-    def open_redis(self) -> RedisStore:
-        return RedisStore(self.address, RedisOptions(chunk_bytes=2, now=self.clock))
+    def open_redis(self, address: RedisAddress) -> RedisStore:
+        return RedisStore(address, RedisOptions(chunk_bytes=2, now=self.clock))
+
+    def open_cached(self) -> CachedStore:
+        # Room for a record and little more, so that files are pushed out all the time.
+        return CachedStore(self.open_redis(self.behind), CacheFiles(self.root / "cache", 1500))
 
     @property
     def stores(self) -> tuple[PromptStore, ...]:
-        return self.memory, self.disk, self.redis
+        return self.memory, self.disk, self.redis, self.cached
 
     def teardown(self) -> None:
         if hasattr(self, "loop"):
@@ -129,7 +137,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(self.disk.close())
         self.disk = self.open_disk()
         self.loop.run_until_complete(self.redis.close())
-        self.redis = self.open_redis()
+        self.redis = self.open_redis(self.address)
+        self.loop.run_until_complete(self.cached.close())
+        self.cached = self.open_cached()
 
     @rule(tenant=TENANTS, raw=RAWS)
     def put(self, tenant: str, raw: bytes) -> None:
@@ -288,5 +298,5 @@ def server(valkey: RedisServer) -> None:
     StoreMachine.redis_url = valkey.url
 
 
-StoreMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=12, stateful_step_count=30, deadline=None)
 TestStoreMachine = StoreMachine.TestCase

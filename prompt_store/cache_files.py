@@ -1,0 +1,133 @@
+"""Files of a cache: bytes by key, within a budget, the longest unused out first. Knows no store. Blocking.
+
+Nothing is synced and nothing here is the only copy: what is torn, gone or cannot be written is merely not cached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from prompt_store.layout import inside
+
+Key = tuple[str, ...]  # plain parts of a path, see `layout.inside`
+
+_DEAD_AFTER_S = 3600.0  # a half-written file that is older was left by a process that died
+
+log = logging.getLogger(__name__)
+
+
+class CacheFiles:
+    """Files below `root`, which is made for us alone. One process at a time keeps the budget exactly."""
+
+    def __init__(self, root: Path, budget_bytes: int) -> None:
+        self._root = root
+        self._budget_bytes = budget_bytes
+        self._is_temporary = False
+        self._lock = threading.Lock()
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._sizes = _found(root)
+        self._size_bytes = sum(self._sizes.values())
+        with self._lock:
+            self._shrink()
+
+    @classmethod
+    def temporary(cls, budget_bytes: int) -> CacheFiles:
+        """Cache in a new directory that goes when the cache is closed."""
+        files = cls(Path(tempfile.mkdtemp(prefix="softmux-cache-")), budget_bytes)
+        files._is_temporary = True
+        return files
+
+    def close(self) -> None:
+        """Delete what nobody could find again."""
+        if self._is_temporary:
+            shutil.rmtree(self._root, ignore_errors=True)
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes are cached."""
+        return self._size_bytes
+
+    def read(self, key: Key, is_whole: Callable[[bytes], bool]) -> bytes | None:
+        """Return what is cached, if `is_whole` says so; what is not whole is deleted."""
+        path = inside(self._root, *key)
+        try:
+            raw = path.read_bytes()
+        except OSError:
+            return None
+        if not is_whole(raw):
+            log.warning("a cached file is not what it should be; it is deleted", extra={"path": str(path)})
+            self.forget(key)
+            return None
+        with self._lock, contextlib.suppress(OSError):
+            os.utime(path)
+            if path in self._sizes:
+                self._sizes.move_to_end(path)
+        return raw
+
+    def write(self, key: Key, raw: bytes) -> None:
+        """Cache these bytes, unless they are more than the whole budget or the disk will not have them."""
+        if len(raw) > self._budget_bytes:
+            return
+        path = inside(self._root, *key)
+        temporary = path.with_name(f"{uuid.uuid4().hex}.new")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary.write_bytes(raw)
+            with self._lock:
+                temporary.replace(path)
+                self._drop(path)
+                self._sizes[path] = len(raw)
+                self._size_bytes += len(raw)
+                self._shrink()
+        except OSError as error:
+            log.warning("a file could not be cached", extra={"path": str(path)}, exc_info=error)
+            temporary.unlink(missing_ok=True)
+
+    def forget(self, key: Key) -> None:
+        """Delete what is cached under this key."""
+        self._delete(inside(self._root, *key))
+
+    def clear(self, first: str) -> None:
+        """Delete what is cached under keys that begin with this part."""
+        below = inside(self._root, first)
+        for path in [path for path in tuple(self._sizes) if path.is_relative_to(below)]:
+            self._delete(path)
+
+    def _delete(self, path: Path) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            self._drop(path)
+            path.unlink(missing_ok=True)
+
+    def _drop(self, path: Path) -> None:
+        self._size_bytes -= self._sizes.pop(path, 0)
+
+    def _shrink(self) -> None:
+        while self._size_bytes > self._budget_bytes:
+            path, size = self._sizes.popitem(last=False)
+            self._size_bytes -= size
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _found(root: Path) -> OrderedDict[Path, int]:
+    """Return the files that an earlier process left, the longest unused first."""
+    found: list[tuple[float, Path, int]] = []
+    for path in root.rglob("*"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if path.suffix == ".new":
+                if status.st_mtime < time.time() - _DEAD_AFTER_S:
+                    path.unlink()
+            elif path.is_file():
+                found.append((status.st_mtime, path, status.st_size))
+    return OrderedDict((path, size) for _, path, size in sorted(found))
