@@ -91,7 +91,8 @@ class CacheFiles:
                 self._shrink()
         except OSError as error:
             log.warning("a file could not be cached", extra={"path": str(path)}, exc_info=error)
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     def forget(self, key: Key) -> None:
         """Delete what is cached under this key."""

@@ -14,14 +14,20 @@ from prompt_store.redis_client import RedisClient
 
 log = logging.getLogger(__name__)
 
+MIN_VERSION = "7.0"  # scripts that say what they may do when memory is full
 _HOW = "set it in the server's configuration, or with CONFIG SET"
 
 
 async def check_server(client: RedisClient, address: RedisAddress) -> None:
     """Warn of a server that may lose acknowledged publishes when it dies.
 
-    Raises ConflictError for one that may throw prompts away while it lives, StoreUnavailableError when none answers.
+    Raises ConflictError for one that may throw prompts away while it lives or is too old, StoreUnavailableError when
+    none answers.
     """
+    for node, server in (await _asked(client, address, "INFO", "server")).items():
+        version = str(server.get("redis_version", MIN_VERSION))
+        if int(version.split(".")[0]) < int(MIN_VERSION.split(".")[0]):
+            raise ConflictError(f"{node} is Redis {version}; softmux needs Redis {MIN_VERSION} or Valkey, or later")
     for node, memory in (await _asked(client, address, "INFO", "memory")).items():
         policy = memory.get("maxmemory_policy", "unknown")
         if policy == "unknown":

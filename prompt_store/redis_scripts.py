@@ -42,9 +42,11 @@ READ = _SETTLE + "return {settle(ARGV[1]), run(2)}"
 
 # KEYS: meta, requests, then every key that is written.
 # ARGV: a candidate epoch, the id of this request, the epoch and revision that were read, then commands.
-# A request that is there already was applied, and only its reply was lost.
+# A request that is there already was applied, and only its reply was lost. Allowed when memory is full: deleting writes
+# a little before it frees much. (A script that only reads must not say so: it would be refused where writes are.)
 COMMIT = (
-    _SETTLE
+    "#!lua flags=allow-oom\n"
+    + _SETTLE
     + f"""
 local meta = settle(ARGV[1])
 if redis.call('ZSCORE', KEYS[2], ARGV[2]) then return 1 end

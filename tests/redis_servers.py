@@ -138,8 +138,8 @@ class Guarded:
 @contextlib.contextmanager
 def running_sentinel(root: Path, service: str = "prompts") -> Iterator[Guarded]:
     """Run a primary with a replica under one sentinel."""
-    primary = RedisServer(root / "primary")
-    replica = RedisServer(root / "replica", {"replicaof": f"127.0.0.1 {primary.port}"})
+    primary = RedisServer(root / "primary", {"repl-diskless-sync-delay": "0"})
+    replica = RedisServer(root / "replica", {"replicaof": f"127.0.0.1 {primary.port}", "repl-diskless-sync-delay": "0"})
     watched = {
         f"sentinel monitor {service}": f"127.0.0.1 {primary.port} 1",
         f"sentinel down-after-milliseconds {service}": "300",

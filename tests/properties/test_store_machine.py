@@ -255,6 +255,11 @@ class StoreMachine(RuleBasedStateMachine):
         for key in gone:
             del self.unnamed[key]
 
+    @rule(task=TASKS)
+    def resolve(self, task: TaskName) -> None:
+        _, error = self.each(lambda s: s.resolve(task))
+        assert (error is None) == (task in self.tasks)
+
     @rule(task=TASKS, alias=ALIASES)
     def history(self, task: TaskName, alias: Alias) -> None:
         states, error = self.each(lambda s: s.history(task, alias))
@@ -298,5 +303,5 @@ def server(valkey: RedisServer) -> None:
     StoreMachine.redis_url = valkey.url
 
 
-StoreMachine.TestCase.settings = settings(max_examples=12, stateful_step_count=30, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=10, stateful_step_count=30, deadline=None)
 TestStoreMachine = StoreMachine.TestCase

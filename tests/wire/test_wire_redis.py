@@ -1,0 +1,93 @@
+"""Replicas over HTTP that share one Redis store: they see each other's publishes, and outlive its outage."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from fakes import byte_tokenizer, classifier, fake_spec
+from redis_servers import RedisServer, running_redis
+from wire_server import LivingEngine, serving
+
+from prompt_store.open import open_store
+from server.api.services import Parts
+from server.api.uploads import ARTIFACT_TYPE
+from server.app import create_app
+from server.parts import put_together
+from server.settings import Settings
+
+VERSIONS = "/v1/tasks/sentiment/versions"
+ARTIFACT = {"Content-Type": ARTIFACT_TYPE}
+
+
+@asynccontextmanager
+async def open_parts(settings: Settings, _metrics: object) -> AsyncIterator[Parts]:
+    """The real parts but the engine."""
+    store = await asyncio.to_thread(open_store, settings.store)
+    try:
+        async with put_together(settings, store, LivingEngine(fake_spec(), byte_tokenizer())) as parts:
+            yield parts
+    finally:
+        await store.close()
+
+
+@contextlib.contextmanager
+def replica(store: str) -> Iterator[httpx.Client]:
+    settings = Settings(backbone="fake", port=0, store=store)
+    with (
+        serving(create_app(settings, open_parts=open_parts), settings) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with running_redis(tmp_path / "redis", appendonly="yes", appendfsync="always") as server:
+        yield server
+
+
+def infer(client: httpx.Client, task: str = "sentiment") -> httpx.Response:
+    return client.post("/v1/infer", json={"task_id": task, "inputs": "x"})
+
+
+def until(client: httpx.Client, version: str) -> None:
+    """Return once the replica answers with this version; the test's own time limit ends what never does."""
+    while (answer := infer(client)).status_code == 404 or answer.json().get("version") != version:
+        assert answer.status_code in (200, 404), answer.text
+
+
+def test_replicas_share_a_store_and_outlive_its_outage(redis: RedisServer, tmp_path: Path) -> None:
+    address = f"{redis.url}/0?cache={tmp_path}/cache"
+    with replica(f"{address}-1") as first, replica(f"{address}-2") as second:
+        published = first.post(VERSIONS, content=classifier().to_bytes(), headers=ARTIFACT)
+        assert published.status_code == 201, published.text
+        old = published.json()["version"]
+        until(second, old)
+        assert second.get(f"{published.headers['location']}/artifact").content == classifier().to_bytes()
+        moved = second.post(VERSIONS, content=classifier(labels=("no", "yes")).to_bytes(), headers=ARTIFACT)
+        assert moved.status_code == 201, moved.text
+        new = moved.json()["version"]
+        until(first, new)
+
+        redis.kill()
+        assert [infer(client).json()["version"] for client in (first, second)] == [new, new]
+        assert first.get("/v1/tasks/sentiment").json()["aliases"][0]["serial"] == 2
+        assert infer(first, "unseen").status_code == 503
+        refused = first.post(VERSIONS, content=classifier(labels=("a", "b")).to_bytes(), headers=ARTIFACT)
+        assert (refused.status_code, refused.json()["error"]["type"]) == (503, "store_unavailable")
+
+        with replica(f"{address}-1") as restarted:  # on the cache of the first one
+            assert infer(restarted).json()["version"] == new
+
+        redis.start()
+        while infer(first, "unseen").status_code == 503:
+            pass
+        again = first.post(VERSIONS, content=classifier(labels=("a", "b")).to_bytes(), headers=ARTIFACT)
+        assert again.status_code == 201, again.text
+        until(second, again.json()["version"])
