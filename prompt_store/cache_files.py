@@ -79,7 +79,7 @@ class CacheFiles:
         if len(raw) > self._budget_bytes:
             return
         path = inside(self._root, *key)
-        temporary = path.with_name(f"{uuid.uuid4().hex}.new")
+        temporary = inside(self._root, *key[:-1], f"{uuid.uuid4().hex}.new")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             temporary.write_bytes(raw)

@@ -105,7 +105,7 @@ def distribution_redis() -> str | None:
 @contextlib.contextmanager
 def running_cluster(root: Path, num_shards: int = 3) -> Iterator[list[RedisServer]]:
     """Run a cluster of primaries without replicas."""
-    options = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
+    options = {"cluster-enabled": "yes", "cluster-node-timeout": "15000"}
     nodes = [RedisServer(root / str(n), options | {"cluster-port": str(free_port())}) for n in range(num_shards)]
     try:
         for index, node in enumerate(nodes):

@@ -421,7 +421,7 @@ class TestOpening:
         await second.close()
 
     @pytest.mark.parametrize(
-        "url", ["", "/srv", "file:srv", "file://host/srv", "file:///srv?x=1", "s3://b", "redis://h:1"]
+        "url", ["", "/srv", "file:srv", "file://host/srv", "file:///srv?x=1", "s3://b", "redis+ring://h"]
     )
     def test_other_addresses_are_refused(self, url: str) -> None:
         with pytest.raises(InvalidNameError, match="file:///absolute/path"):
