@@ -51,7 +51,17 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "disk", "redis", "distribution redis", "cluster", "cached redis"])
+STORES = [
+    "memory",
+    "disk",
+    "redis",
+    pytest.param("distribution redis", marks=pytest.mark.slow),
+    pytest.param("cluster", marks=pytest.mark.slow),
+    "cached redis",
+]
+
+
+@pytest.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[PromptStore]:
     opened: PromptStore
     if request.param == "memory":

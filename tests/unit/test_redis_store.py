@@ -256,6 +256,24 @@ class TestTrust:
             await store.close()
 
 
+async def test_a_cluster_spreads_chunks_and_keeps_names_together(valkey_cluster: list[RedisServer]) -> None:
+    address = parse_redis_url(in_namespace(f"redis+cluster://127.0.0.1:{valkey_cluster[0].port}"))
+    store = RedisStore(address, SMALL)
+    version = await publish(store, b"one" * 10_000)
+    assert await store.get("acme", version) == b"one" * 10_000
+    assert await serial(store) == 1
+    assert sum(len(chunks(node, address)) for node in valkey_cluster) == 30
+    assert all(chunks(node, address) for node in valkey_cluster)
+    named = []
+    for node in valkey_cluster:
+        with node.client() as client:
+            named += [bool(client.keys(f"{{{address.namespace}}}:*"))]
+    assert sorted(named) == [False, False, True]
+    await store.delete_task(TASK, force=True)
+    assert await store.collect(-1) == 30_000
+    await store.close()
+
+
 @pytest.fixture(scope="module")
 def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A server where our user may touch our keys and learn nothing of the server."""
