@@ -25,6 +25,8 @@ async def check_server(client: RedisClient, address: RedisAddress) -> None:
     none answers.
     """
     for node, server in (await _asked(client, address, "INFO", "server")).items():
+        if not server:
+            _warn(node, "does not say which server it is, so one that lost writes may go unnoticed", "allow us INFO")
         version = str(server.get("redis_version", MIN_VERSION))
         if int(version.split(".")[0]) < int(MIN_VERSION.split(".")[0]):
             raise ConflictError(f"{node} is Redis {version}; softmux needs Redis {MIN_VERSION} or Valkey, or later")

@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from redis_fixtures import in_namespace
 from redis_servers import RedisServer
 
@@ -305,3 +305,9 @@ def server(valkey: RedisServer) -> None:
 
 StoreMachine.TestCase.settings = settings(max_examples=10, stateful_step_count=30, deadline=None)
 TestStoreMachine = StoreMachine.TestCase
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_ten_thousand_calls_leave_every_store_where_the_model_says() -> None:
+    run_state_machine_as_test(StoreMachine, settings=settings(max_examples=350, stateful_step_count=30, deadline=None))

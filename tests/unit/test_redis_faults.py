@@ -10,6 +10,7 @@ import pytest
 from redis_servers import RedisServer, running_redis, running_sentinel
 from store_cases import LIVE, TASK, publish, serial
 
+from bench.redis_outage import run
 from prompt_store.errors import StoreError, StoreUnavailableError
 from prompt_store.redis_address import parse_redis_url
 from prompt_store.redis_client import Bounds
@@ -86,7 +87,10 @@ async def test_a_killed_server_is_noticed_and_found_again(server: RedisServer, s
     assert await serial(store) == 1
 
 
-async def test_what_was_acknowledged_survives_kills_under_load(server: RedisServer, store: RedisStore) -> None:
+@pytest.mark.parametrize("num_kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+async def test_what_was_acknowledged_survives_kills_under_load(
+    server: RedisServer, store: RedisStore, num_kills: int
+) -> None:
     acknowledged: dict[TaskName, str] = {}
 
     async def write(writer: int) -> None:
@@ -101,7 +105,7 @@ async def test_what_was_acknowledged_survives_kills_under_load(server: RedisServ
 
     is_over = False
     writers = [asyncio.ensure_future(write(writer)) for writer in range(4)]
-    for _ in range(3):
+    for _ in range(num_kills):
         enough = len(acknowledged) + 10
         while len(acknowledged) < enough:  # noqa: ASYNC110 -- the writers signal nothing
             await asyncio.sleep(0.005)
@@ -146,6 +150,12 @@ async def test_a_write_based_on_what_a_failover_lost_is_done_again(server: Redis
     before = await store.sequence()
     assert before.epoch != kept[b"epoch"].decode()
     assert (await store.move(TASK, LIVE, (Target(version),), None, "ann")).serial == 3
+
+
+async def test_a_cached_store_outlives_every_fault() -> None:
+    for seen in await run(seconds=0.4):
+        assert (seen.num_failed, seen.num_wrong) == (0, 0), seen.fault
+        assert len(seen.answered_s) > 0, seen.fault
 
 
 @pytest.mark.slow
