@@ -33,17 +33,22 @@ EXAMPLES: dict[BackboneName, tuple[Example, ...]] = {
             {"task_id": "source", "inputs": "i bought this camera last month and the pictures are great."},
         ),
         Example(
-            "The same frozen backbone with another soft prompt: it writes a line of JSON",
+            "Is this review positive or negative? A prompt with virtual tokens on both sides of the text",
             "/v1/infer",
-            {"task_id": "card", "inputs": "A warm, funny and beautifully acted film."},
+            {"task_id": "sentiment", "inputs": "The plot is thin, the jokes are stale, and it never ends."},
+        ),
+        Example(
+            "The same frozen backbone with another soft prompt: it writes tags",
+            "/v1/infer",
+            {"task_id": "tags", "inputs": "A warm, funny and beautifully acted film."},
         ),
         Example(
             "The same, token by token",
             "/v1/infer",
-            {"task_id": "card", "inputs": "omg worst day ever, so tired!!", "parameters": {"stream": True}},
+            {"task_id": "tags", "inputs": "omg worst day ever, so tired!!", "parameters": {"stream": True}},
         ),
         Example(
-            "Two tasks in one call: both stand in one batch of the backbone",
+            "Three tasks in one call: all stand in one batch of the backbone",
             "/v1/infer/batch",
             {
                 "requests": [
@@ -51,7 +56,8 @@ EXAMPLES: dict[BackboneName, tuple[Example, ...]] = {
                         "task_id": "source",
                         "inputs": "Senators will vote on the tax plan next week, and few expect it to pass.",
                     },
-                    {"task_id": "card", "inputs": "The zoom is great and the battery lasts for days."},
+                    {"task_id": "tags", "inputs": "The zoom is great and the battery lasts for days."},
+                    {"task_id": "sentiment", "inputs": "The zoom is great and the battery lasts for days."},
                 ]
             },
         ),
@@ -73,6 +79,11 @@ EXAMPLES: dict[BackboneName, tuple[Example, ...]] = {
                     "Senators will vote on the tax plan next week, and few expect it to pass.",
                 ],
             },
+        ),
+        Example(
+            "Who and what is named, and where in the text?",
+            "/v1/infer",
+            {"task_id": "entities", "inputs": "Justin Bieber flew from Toronto to London for a BBC show."},
         ),
         Example(
             "Two tasks in one call: both stand in one batch of the backbone",

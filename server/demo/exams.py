@@ -1,63 +1,62 @@
-"""What the demo's prompts are asked, and what counts as right. Knows no server."""
+"""What the demo's prompts are asked, and how good they must be. Knows no server."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from server.demo.backbones import BackboneName
-from server.demo.vader import ClassTask, LabelledText, RatedText, split, split_cards
+from server.demo.grading import Grade, label_share, tag_share, token_f1, well_formed_share
+from server.demo.vader import ClassTask, RatedText, split, split_tags
+from server.demo.wnut17 import Sentence, text_of
 
-NUM_CARDS = 200  # a card costs a dozen tokens, a label none
+NUM_TAG_LINES = 200  # a line of tags costs a dozen tokens, a label none
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One way to grade an output: `is_right(output, label)`. Below `bar`, a share of the rows, the demo has failed."""
+    """One way to grade a task. Below `bar`, a share of 1, the demo has failed."""
 
     name: str
     bar: float
-    is_right: Callable[[Any, str], bool]
+    grade: Grade
 
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """One task's held-out rows, and every way in which its outputs are graded."""
+    """One task's held-out rows: what is sent, what is right, and every way in which the outputs are graded."""
 
     task: str
-    rows: tuple[LabelledText, ...]
+    inputs: tuple[str, ...]
+    answers: tuple[Any, ...]
     measures: tuple[Measure, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
-def exams(backbone: BackboneName, texts: Sequence[RatedText]) -> tuple[Exam, ...]:
-    """Return the exams of a backbone's tasks."""
-    if backbone == "minilm":
-        return (_labels(texts, "sentiment", 0.76), _labels(texts, "source", 0.86))
-    cards = split_cards(texts).held_out[:NUM_CARDS]
+def label_exam(texts: Sequence[RatedText], task: ClassTask, bar: float) -> Exam:
+    """Ask for a label of each held-out row."""
+    rows = split(texts, task).held_out
+    measure = Measure("label", bar, label_share)
+    return Exam(task, tuple(row.text for row in rows), tuple(row.label for row in rows), (measure,))
+
+
+def tags_exam(texts: Sequence[RatedText]) -> Exam:
+    """Ask for a line of tags."""
+    rows = split_tags(texts).held_out[:NUM_TAG_LINES]
     measures = (
-        Measure("writes a card", 0.95, lambda output, _: _card(output) is not None),
-        Measure("source on it", 0.65, lambda output, label: _same(output, label, "source")),
-        Measure("sentiment on it", 0.8, lambda output, label: _same(output, label, "sentiment")),
+        Measure("writes tags", 0.95, well_formed_share),
+        Measure("source in them", 0.65, tag_share("source")),
+        Measure("sentiment in them", 0.8, tag_share("sentiment")),
     )
-    return (_labels(texts, "source", 0.69), Exam("card", cards, measures))
+    return Exam("tags", tuple(row.text for row in rows), tuple(row.label for row in rows), measures)
 
 
-def _labels(texts: Sequence[RatedText], task: ClassTask, bar: float) -> Exam:
-    measure = Measure("label", bar, lambda output, label: bool(output["label"] == label))
-    return Exam(task, split(texts, task).held_out, (measure,))
-
-
-def _card(output: Any) -> dict[str, str] | None:
-    """Return the card that was written, and nothing but it."""
-    try:
-        card = json.loads(output["text"])
-    except ValueError:
-        return None
-    return card if isinstance(card, dict) and card.keys() == {"source", "sentiment"} else None
-
-
-def _same(output: Any, label: str, field: str) -> bool:
-    card = _card(output)
-    return card is not None and bool(card[field] == json.loads(label)[field])
+def entities_exam(sentences: Sequence[Sentence]) -> Exam:
+    """Ask for the entities of each sentence, token by token."""
+    return Exam(
+        task="entities",
+        inputs=tuple(text_of(sentence) for sentence in sentences),
+        answers=tuple(sentences),
+        measures=(Measure("token F1", 0.5, token_f1),),
+        parameters={"aggregation_strategy": "none"},
+    )

@@ -1,13 +1,12 @@
 """The demo's data: the ground truth inside the source release of vaderSentiment 0.5 (MIT, C.J. Hutto), split once.
 
-Three tasks: `sentiment` of movie and product reviews, `source` of any text, `card` with both as a line of JSON.
+Three tasks: `sentiment` of movie and product reviews, `source` of any text, `tags` with both as a line of text.
 Held-out rows never reach training.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import random
 import tarfile
 import zipfile
@@ -78,11 +77,6 @@ class RatedText:
         return abs(self.mean) >= _CLEAR_MEAN
 
     @property
-    def card(self) -> str:
-        """Both answers as the line of JSON that the task `card` writes."""
-        return json.dumps({"source": self.source, "sentiment": self.sentiment})
-
-    @property
     def tags(self) -> str:
         """Both answers as the line that the task `tags` writes."""
         return f"sentiment: {self.sentiment}; source: {self.source}"
@@ -115,18 +109,6 @@ def split(rows: Iterable[RatedText], task: ClassTask) -> Split:
     shuffler.shuffle(train)
     shuffler.shuffle(held_out)
     return Split(tuple(train), tuple(held_out))
-
-
-def split_cards(rows: Sequence[RatedText]) -> Split:
-    """Cut rows of a clear sentiment, labelled with their card; `source` holds out the same texts."""
-    unseen = {row.text for row in split(rows, "source").held_out}
-    off_limits = unseen | {row.text for row in split(rows, "sentiment").held_out}
-    cards = sorted({row.text: row.card for row in rows if row.is_clear}.items())
-    random.Random(0).shuffle(cards)
-    return Split(
-        train=tuple(LabelledText(text, card) for text, card in cards if text not in off_limits),
-        held_out=tuple(LabelledText(text, card) for text, card in cards if text in unseen),
-    )
 
 
 def split_tags(rows: Sequence[RatedText]) -> Split:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import tarfile
 import zipfile
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.demo.vader import RatedText, balanced, read, split, split_cards, split_tags
+from server.demo.vader import RatedText, balanced, read, split, split_tags
 
 FILES = {
     "movie": "movieReviewSnippets_GroundTruth.txt",
@@ -59,15 +58,6 @@ def test_sentiment_takes_clear_reviews_alone(release: Path) -> None:
     data = split(read(release), "sentiment")
     texts = [row.text for row in (*data.train, *data.held_out)]
     assert all(text.startswith(("movie", "product")) for text in texts)
-
-
-def test_cards_hold_out_what_source_does(release: Path) -> None:
-    rows = read(release)
-    cards = split_cards(rows)
-    unseen = {row.text for row in split(rows, "source").held_out}
-    assert {row.text for row in cards.held_out} <= unseen
-    assert not {row.text for row in cards.train} & unseen
-    assert json.loads(cards.held_out[0].label).keys() == {"source", "sentiment"}
 
 
 def test_tags_hold_out_what_source_does(release: Path) -> None:

@@ -1,17 +1,16 @@
-"""How the demo's outputs are graded."""
+"""What the demo's prompts are asked, and how their scores are shown."""
 
 from __future__ import annotations
 
 import socket
+from collections import Counter
 
 import pytest
 
 from server.demo.client import DemoClient, DemoError
-from server.demo.evaluation import Score, table
-from server.demo.exams import Exam, exams
-from server.demo.vader import LabelledText, RatedText
-
-LABEL = '{"source": "movie", "sentiment": "positive"}'
+from server.demo.exams import entities_exam, label_exam, tags_exam
+from server.demo.scores import Score, table
+from server.demo.vader import RatedText
 
 
 def _texts() -> list[RatedText]:
@@ -19,36 +18,32 @@ def _texts() -> list[RatedText]:
     return [RatedText(s, (-1) ** i * 3.0, f"{s} {i}") for s in sources for i in range(600)]
 
 
-@pytest.fixture(scope="module")
-def card() -> Exam:
-    return exams("smollm2", _texts())[1]
+def test_held_out_rows_of_both_labels_are_asked() -> None:
+    exam = label_exam(_texts(), "sentiment", 0.5)
+    assert (exam.task, len(exam.inputs), Counter(exam.answers)) == (
+        "sentiment",
+        500,
+        {"negative": 250, "positive": 250},
+    )
 
 
-def _grades(exam: Exam, text: str) -> list[bool]:
-    return [measure.is_right({"text": text}, LABEL) for measure in exam.measures]
+def test_tags_are_asked_of_texts_that_source_holds_out() -> None:
+    exam = tags_exam(_texts())
+    assert set(exam.inputs) <= set(label_exam(_texts(), "source", 0.5).inputs)
+    assert exam.answers[0].startswith("sentiment: ")
 
 
-def test_a_right_card_is_right_in_every_measure(card: Exam) -> None:
-    assert _grades(card, f" {LABEL}") == [True, True, True]
-
-
-def test_a_card_with_one_wrong_field_is_right_in_the_other(card: Exam) -> None:
-    assert _grades(card, LABEL.replace("movie", "tweet")) == [True, False, True]
-
-
-@pytest.mark.parametrize("text", ["A movie!", f"{LABEL} and more", '{"source": "movie"}', '"movie"', "[]", ""])
-def test_anything_else_is_no_card(card: Exam, text: str) -> None:
-    assert _grades(card, text) == [False, False, False]
-
-
-def test_every_backbone_is_asked_for_each_of_its_tasks() -> None:
-    assert [exam.task for exam in exams("minilm", _texts())] == ["sentiment", "source"]
-    assert [len(exam.rows) for exam in exams("minilm", _texts())] == [500, 500]
+def test_entities_are_asked_token_by_token() -> None:
+    exam = entities_exam([(("Rome", "B-location"), ("!", "O"))])
+    assert exam.inputs == ("Rome !",)
+    assert exam.parameters == {"aggregation_strategy": "none"}
+    found = [[{"entity": "B-location", "start": 0, "end": 4}]]
+    assert [measure.grade(found, exam.answers) for measure in exam.measures] == [1.0]
 
 
 def test_a_score_below_its_bar_is_shown_and_not_enough() -> None:
-    exam = exams("minilm", _texts())[0]
-    below = Score(Exam("sentiment", (LabelledText("a", "b"),), exam.measures), exam.measures[0], 0.5, 0.4)
+    exam = label_exam(_texts(), "sentiment", 0.76)
+    below = Score(exam, exam.measures[0], tuned=0.5, untuned=0.4)
     assert not below.is_enough
     assert table([below]).row_count == 1
 
