@@ -158,7 +158,7 @@ def a_tensor_larger_than_its_storage(folder: Path) -> list[str]:
     return [str(folder)]
 
 
-@case(REFUSED_HERE, "spells over 1000000 values", "not a dict of tensors")
+@case(REFUSED_HERE, "spells over 300000 values", "not a dict of tensors")
 def a_pickle_that_multiplies(folder: Path) -> list[str]:
     laughs: list[Any] = ["ha"] * 10
     for _ in range(40):

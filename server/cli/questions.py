@@ -61,7 +61,7 @@ def answer(questions: list[Question]) -> dict[str, Any]:
         raise MissingAnswerError([f"{question.why}: give {question.option}" for question in questions])
     import typer
 
-    return {question.field: question.read(typer.prompt(question.why, err=True)) for question in questions}
+    return {question.field: typer.prompt(question.why, value_proc=question.read, err=True) for question in questions}
 
 
 def _task_ids(num_rows: int) -> Question:
@@ -69,8 +69,16 @@ def _task_ids(num_rows: int) -> Question:
         "prompt_task_id",
         "--task-ids all (a version of TASK-0, TASK-1, .. for each), or --set prompt_task_id=N for one",
         f"the prompt was trained for {num_rows} tasks and the file does not say which is wanted, 0 to {num_rows - 1}",
-        int,
+        _whole_number,
     )
+
+
+def _whole_number(text: str) -> int:
+    import typer
+
+    if not text.strip().isdecimal():
+        raise typer.BadParameter(f"{text!r} is not a whole number")
+    return int(text)
 
 
 def _template(found: Found, family: str | None, is_causal: Callable[[], bool]) -> Question:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _SLACK_BYTES = 1 << 20
-_MAX_VALUES = 1_000_000  # a few bytes of pickle can spell more values than there is memory
+_MAX_VALUES = 300_000  # a few bytes of pickle can spell more values than there is memory
 # Whatever bytes torch's reader stumbles over; what they are tells a user nothing.
 _BROKEN = (
     RuntimeError,

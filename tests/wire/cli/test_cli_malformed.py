@@ -46,7 +46,7 @@ def test_inspect_ends_in_order_on_each_of_them(server: Server, softmux: Softmux,
 
 
 def test_as_a_process_of_its_own(server: Server, tmp_path: Path) -> None:
-    name = "a_pickle_with_code"
+    name = "a_full_fine_tune"
     words = ["push", *CASES[name].build(tmp_path), "--task", "t", "--url", server.url]
 
     done = subprocess.run([sys.executable, "-m", "server.cli", *words], capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import torch
-from saved_checkpoints import lama_file
+from saved_checkpoints import WIDTH, N, peft
 from wire_server import Server
 
 
@@ -38,12 +38,13 @@ def talk(words: list[str], answers: str) -> tuple[int, str]:
 
 
 def test_questions_on_a_terminal(server: Server, tmp_path: Path) -> None:
-    torch.save(lama_file(template=None), tmp_path / "epoch_5.ckpt")
-    words = ["push", str(tmp_path / "epoch_5.ckpt"), "--task", "capital", "--url", server.url]
+    factors = {"prefix_task_cols": torch.ones(3, N, 1) / 10, "prefix_task_rows": torch.ones(3, 1, WIDTH)}
+    words = ["push", *peft(tmp_path, factors, peft_type="MULTITASK_PROMPT_TUNING"), "--url", server.url]
 
-    code, shown = talk(words, '<soft:2>{subject}<soft:2>\n{"yes": "a", "no": "b"}\n')
+    code, shown = talk([*words, "--task", "many", "--kind", "label-words"], 'all\n1\n{"yes": "a", "no": "b"}\n')
 
     assert code == 0, shown
-    assert "nobody says where the text and the virtual tokens stand" in shown
+    assert "the prompt was trained for 3 tasks" in shown
+    assert "'all' is not a whole number" in shown
     assert "which label has which words" in shown
-    assert "default/capital" in shown
+    assert "default/many" in shown
