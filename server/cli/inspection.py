@@ -10,8 +10,9 @@ from server.cli.checkpoints.families import Told, tell
 from server.cli.checkpoints.few_shot import backbone_beside
 from server.cli.checkpoints.kinds import has_head, kind_of
 from server.cli.complete import complete
-from server.cli.errors import RefusedError
+from server.cli.errors import LocalFileError, RefusedError
 from server.cli.options import TaskPath
+from server.cli.own_backbone import compare_backbone
 from server.cli.publishing import Destination, publish
 from server.cli.questions import Question, missing
 
@@ -111,8 +112,9 @@ def _verdict(found: Found, told: Told, asked: list[Question], client: Client | N
         return None
     try:
         said = complete(found, {}, client, rows=None, is_asked=False)
+        compare_backbone(client, found, said)
         report: dict[str, Any] = publish(client, found, said, Destination(_PLANNED, is_dry_run=True), is_quiet=True)
-    except RefusedError as error:
+    except (RefusedError, LocalFileError) as error:
         return {"error": error.as_dict()}
     return report
 
