@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import classifier
+from fakes import chooser, classifier, reader
 from pydantic import ValidationError
 from wire_server import Server, running
 
@@ -203,6 +203,8 @@ def test_binding_beyond_loopback_without_keys_has_to_be_asked_for() -> None:
 def test_the_pages_examples_run_as_they_stand(server: Server, client: httpx.Client) -> None:
     for task in ("sentiment", "source"):
         server.publish(classifier(), task)
+    server.publish(reader(), "reader")
+    server.publish(chooser(), "quiz")
     document = client.get("/openapi.json").json()
     schemas = document["components"]["schemas"]
     for path, schema in (("/v1/infer", "InferBody"), ("/v1/infer/batch", "BatchBody")):

@@ -68,7 +68,7 @@ class InferBody(TaskInferBody):
                 {
                     "task_id": "reader",
                     "inputs": {"question": "Who wrote it?", "context": "Ada Lovelace wrote the first program."},
-                    "parameters": {"top_k": 3, "handle_impossible_answer": True},
+                    "parameters": {"top_k": 3},
                 },
                 {
                     "task_id": "quiz",
