@@ -13,7 +13,7 @@ from safetensors.torch import load
 
 from prompt_store.artifact import Artifact
 from prompt_store.formats import Checkpoint, convert, read_config
-from prompt_store.manifest import HeadKind, Method, PublisherManifest
+from prompt_store.manifest import HEADED, Method, PublisherManifest
 from prompt_store.template import parse_template
 from prompt_store.validate import validate
 from server.api.schemas.infer import BatchBody, InferBody
@@ -96,7 +96,7 @@ def test_manifest_fits_the_weights(backbone: BackboneName, folder: Path) -> None
 @each_prompt
 def test_without_its_prompt_only_the_head_is_left(backbone: BackboneName, folder: Path) -> None:
     bare = Artifact.from_bytes(without_prompt(folder, SPECS[backbone]).to_bytes())
-    has_head = bare.manifest.kind is HeadKind.SEQUENCE_CLASSIFICATION
+    has_head = bare.manifest.kind in HEADED
     assert sorted(bare.tensors) == (["head.classifier.bias", "head.classifier.weight"] if has_head else [])
     assert bare.manifest.method is Method.NONE
     assert "<soft" not in bare.manifest.template
