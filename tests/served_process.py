@@ -12,12 +12,20 @@ from pathlib import Path
 
 
 @contextmanager
-def serving(backbone: Path, store: Path) -> Iterator[str]:
-    """Serve until the end of the block, then stop in order."""
+def serving(backbone: Path, store: Path | str) -> Iterator[str]:
+    """Serve until the end of the block, then stop in order. `store` is a folder or an address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = ["serve", "--backbone", str(backbone), "--store", store.as_uri(), "--port", str(port)]
+    words = [
+        "serve",
+        "--backbone",
+        str(backbone),
+        "--store",
+        store if isinstance(store, str) else store.as_uri(),
+        "--port",
+        str(port),
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "server.cli", *words, "--num-threads", "1"], stderr=subprocess.PIPE, text=True
     )
