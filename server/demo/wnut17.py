@@ -1,13 +1,12 @@
 """Sentences with their entities: WNUT17, Emerging and Rare Entities (CC BY 4.0, Derczynski et al. 2017).
 
 Training takes the training file, measuring the authors' own development file (YouTube comments). Both lie in the
-authors' repository on GitHub, pinned by commit and digest; SOFTMUX_WNUT17 names a folder that has them already.
+authors' repository on GitHub, pinned by commit and digest; without GitHub they may be put into the cache by hand.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from server.demo.fetch import FetchError
 
 TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
 TAGS = ("O", *(f"{place}-{kind}" for kind in TYPES for place in "BI"))
-FOLDER_VARIABLE = "SOFTMUX_WNUT17"
 
 Sentence = tuple[tuple[str, str], ...]  # words with their tags
 
@@ -48,42 +46,30 @@ def text_of(sentence: Sentence) -> str:
 
 def load(cache: Path, progress: Progress) -> Entities:
     """Return both files' sentences, fetching them into `cache` the first time. Raises FetchError."""
-    given = os.environ.get(FOLDER_VARIABLE)
-    if given:
-        raws = [_read(Path(given).expanduser() / name) for name in _DIGESTS]
-    else:
-        raws = [_fetch(name, cache / "downloads", progress) for name in _DIGESTS]
+    raws = [_fetch(name, cache / "downloads", progress) for name in _DIGESTS]
     return Entities(*(tuple(read(raw.decode("utf-8"))) for raw in raws))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise FetchError(f"{path} cannot be read ({error.strerror}); {FOLDER_VARIABLE} names its folder") from error
-    return _checked(raw, path.name, path)
 
 
 def _fetch(name: str, folder: Path, progress: Progress) -> bytes:
     """Return the file, from `folder` if it lies there already."""
     path = folder / name
-    if path.is_file() and _digest(path.read_bytes()) == _DIGESTS[name]:
-        return path.read_bytes()
+    if path.is_file():
+        return _checked(path.read_bytes(), name, path)
     bar = progress.add_task(f"fetch {name}", total=1)
-    raw = _checked(_download(f"{_URL}/{name}"), name, f"{_URL}/{name}")
+    raw = _checked(_download(f"{_URL}/{name}", folder), name, f"{_URL}/{name}")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_bytes(raw)
     progress.update(bar, completed=1)
     return raw
 
 
-def _download(url: str) -> bytes:
+def _download(url: str, folder: Path) -> bytes:
     try:
         return httpx.get(url, timeout=_TIMEOUT_S, follow_redirects=True).raise_for_status().content
     except httpx.HTTPError as error:
         raise FetchError(
             f"{url} could not be fetched ({error}). Where GitHub cannot be reached, put {' and '.join(_DIGESTS)} from "
-            f"another copy of that repository into a folder, and name it: {FOLDER_VARIABLE}=FOLDER"
+            f"another copy of that repository into {folder}"
         ) from error
 
 

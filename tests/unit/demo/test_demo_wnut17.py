@@ -20,30 +20,23 @@ def test_a_line_without_a_word_ends_a_sentence() -> None:
     assert wnut17.text_of(empire) == "Empire State !"
 
 
-def test_another_file_is_refused_with_both_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "wnut17train.conll").write_text(LINES, encoding="utf-8")
-    monkeypatch.setenv(wnut17.FOLDER_VARIABLE, str(tmp_path))
+def test_another_file_is_refused_with_both_digests(tmp_path: Path) -> None:
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / "wnut17train.conll").write_text(LINES, encoding="utf-8")
     with pytest.raises(FetchError, match=r"SHA-256 \w{64}, expected 731820e1\w+: not the pinned file"):
-        wnut17.load(tmp_path / "cache", Progress(disable=True))
-
-
-def test_a_folder_without_the_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(wnut17.FOLDER_VARIABLE, str(tmp_path))
-    with pytest.raises(FetchError, match=r"wnut17train\.conll cannot be read .*SOFTMUX_WNUT17 names its folder"):
         wnut17.load(tmp_path, Progress(disable=True))
 
 
 def test_where_the_network_ends_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(wnut17.FOLDER_VARIABLE, raising=False)
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
-    with pytest.raises(FetchError, match=r"could not be fetched .*SOFTMUX_WNUT17=FOLDER"):
+    with pytest.raises(FetchError, match=rf"could not be fetched .* put wnut17train\.conll .* into {tmp_path}"):
         wnut17.load(tmp_path, Progress(disable=True))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the data set is not beside the checkout, at {SHARED}")
-def test_the_published_files_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(wnut17.FOLDER_VARIABLE, str(SHARED))
+def test_the_published_files_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "downloads").symlink_to(SHARED)
     data = wnut17.load(tmp_path, Progress(disable=True))
     assert (len(data.train), len(data.held_out)) == (3394, 1009)
     assert {tag for sentence in (*data.train, *data.held_out) for _, tag in sentence} == set(wnut17.TAGS)
