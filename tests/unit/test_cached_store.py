@@ -94,8 +94,8 @@ async def cached(distant: Distant, clock: Clock, tmp_path: Path) -> AsyncIterato
     await store.close()
 
 
-def opened(store: PromptStore, root: Path, clock: Callable[[], float]) -> CachedStore:
-    options = CacheOptions(patience_s=0.05, probe_every_s=0.01, clock=clock)
+def opened(store: PromptStore, root: Path, clock: Callable[[], float], patience_s: float = 20.0) -> CachedStore:
+    options = CacheOptions(patience_s=patience_s, probe_every_s=0.01, clock=clock)
     return CachedStore(store, CacheFiles(root / "cache", 10_000), options)
 
 
@@ -292,12 +292,15 @@ class TestAway:
         assert await serial(cached) == 1
 
     async def test_a_slow_store_is_not_waited_for_when_an_answer_is_here(
-        self, distant: Distant, cached: CachedStore
+        self, distant: Distant, tmp_path: Path
     ) -> None:
-        await publish(cached, b"one")
-        await cached.resolve(TASK)
+        hasty = opened(distant, tmp_path, Clock(), patience_s=0.01)
+        await publish(hasty, b"one")
+        await hasty.resolve(TASK)
         distant.gate = asyncio.Event()
-        assert await serial(cached) == 1
+        assert await serial(hasty) == 1
+        distant.gate.set()
+        await hasty.close()
 
     async def test_followers_hear_of_stale_answers_that_were_wrong(self, distant: Distant, cached: CachedStore) -> None:
         await publish(cached, b"one")
@@ -329,7 +332,7 @@ class TestAway:
 async def test_a_restart_through_a_real_outage(tmp_path: Path) -> None:
     """A frozen server, a dead one, a restart of ours meanwhile, and the way back."""
     quick = RedisOptions(
-        names=Bounds(socket_timeout_s=0.1, pause_s=0.001), chunks=Bounds(socket_timeout_s=0.1, pause_s=0.001)
+        names=Bounds(socket_timeout_s=0.3, pause_s=0.001), chunks=Bounds(socket_timeout_s=0.3, pause_s=0.001)
     )
     with running_redis(tmp_path / "redis", appendonly="yes", appendfsync="always") as server:
 
