@@ -13,7 +13,7 @@ def serve(
     backbone: Annotated[
         str | None, typer.Option(metavar="DIR", help="A transformers model with its tokenizer.")
     ] = None,
-    store: Annotated[str | None, typer.Option(help="file:///PATH or memory:// (default).")] = None,
+    store: Annotated[str | None, typer.Option(help="file:///PATH, redis://HOST:PORT or memory:// (default).")] = None,
     host: Annotated[str | None, typer.Option(help="Default 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Default 8000.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
