@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from hypothesis import strategies as st
 
 from prompt_store.artifact import Artifact
-from prompt_store.manifest import Fingerprint, GenerationDefaults, GoldenExample, HeadKind, HeadModule, Manifest, Method
+from prompt_store.manifest import (
+    Fingerprint,
+    GenerationDefaults,
+    GoldenExample,
+    HeadKind,
+    HeadModule,
+    Manifest,
+    Method,
+    Pool,
+)
 
 
 def small_artifact(seed: int = 0, **fields: object) -> Artifact:
@@ -38,19 +49,29 @@ _JSON = st.recursive(
 )
 _ANSWERS = _JSON.filter(lambda value: value is not None)
 
-MANIFESTS = st.builds(
-    Manifest,
-    method=st.sampled_from(Method),
-    kind=st.sampled_from([kind for kind in HeadKind if kind is not HeadKind.LABEL_WORDS]),
-    num_virtual_tokens=st.integers(0, 10**6),
-    template=_WORDS,
-    max_length=st.none() | st.integers(1, 10**6),
-    truncate=st.none() | _WORDS,
-    labels=st.none() | st.lists(_WORDS, min_size=1, max_size=4).map(tuple),
-    generation=st.none()
-    | st.builds(GenerationDefaults, temperature=st.none() | st.floats(0, 100), seed=st.integers(0, 9)),
-    examples=st.none() | st.lists(st.builds(GoldenExample, inputs=_ANSWERS, outputs=_ANSWERS), max_size=2).map(tuple),
-    fingerprint=st.builds(Fingerprint, arch=_WORDS, weights=st.none() | _WORDS),
+
+def manifests(**more: st.SearchStrategy[object]) -> st.SearchStrategy[Manifest]:
+    """Any manifest of the kind that `more` says."""
+    return st.builds(
+        Manifest,
+        method=st.sampled_from(Method),
+        num_virtual_tokens=st.integers(0, 10**6),
+        template=_WORDS,
+        max_length=st.none() | st.integers(1, 10**6),
+        truncate=st.none() | _WORDS,
+        labels=st.none() | st.lists(_WORDS, min_size=1, max_size=4).map(tuple),
+        generation=st.none()
+        | st.builds(GenerationDefaults, temperature=st.none() | st.floats(0, 100), seed=st.integers(0, 9)),
+        examples=st.none()
+        | st.lists(st.builds(GoldenExample, inputs=_ANSWERS, outputs=_ANSWERS), max_size=2).map(tuple),
+        fingerprint=st.builds(Fingerprint, arch=_WORDS, weights=st.none() | _WORDS),
+        **more,
+    )
+
+
+_OTHER_KINDS = [kind for kind in HeadKind if kind not in (HeadKind.LABEL_WORDS, HeadKind.EMBEDDING)]
+MANIFESTS = manifests(kind=st.sampled_from(_OTHER_KINDS)) | manifests(
+    kind=st.just(HeadKind.EMBEDDING), pool=st.sampled_from(get_args(Pool))
 )
 
 

@@ -167,6 +167,20 @@ def a_pickle_that_multiplies(folder: Path) -> list[str]:
     return [str(folder)]
 
 
+@case(REFUSED_HERE, "damaged", "downloaded or copied whole")
+def a_list_of_parameters_that_is_not_as_long_as_it_says(folder: Path) -> list[str]:
+    keys = torch.nn.ParameterList([torch.zeros(1, 2, N, 4)])
+    keys._size = 1 << 62
+    torch.save({"trainable_keys": keys}, folder / "cache.pt")
+    return [str(folder)]
+
+
+@case(REFUSED_HERE, "asks to run", "ParameterList", "nothing is run")
+def a_list_of_parameters_where_no_cartridge_is(folder: Path) -> list[str]:
+    torch.save(torch.nn.ParameterList([torch.zeros(N, WIDTH)]), folder / "pytorch_model.bin")
+    return [str(folder)]
+
+
 @case(REFUSED_HERE, "asks to run", "pathlib", "save_file")
 def a_ckpt_with_other_globals(folder: Path) -> list[str]:
     torch.save(lama_file(checkpoint_dir=Path("out")), folder / "epoch_5.ckpt")

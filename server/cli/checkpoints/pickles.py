@@ -10,6 +10,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -42,7 +43,8 @@ _BROKEN = (
 def load_pickle(file: Path, inside: BinaryIO | None = None) -> Any:
     """Return what a pickle of tensors and plain values holds; `inside` is one that stands in an archive at `file`.
 
-    A P-Tuning v1 file (`.ckpt`) may also hold its training's arguments and a time, which carry no code.
+    A P-Tuning v1 file (`.ckpt`) may also hold its training's arguments and a time, and a Cartridge (`.pt`) lists of
+    parameters, which carry no code.
     Raises LocalFileError.
     """
     import pickle
@@ -57,6 +59,7 @@ def load_pickle(file: Path, inside: BinaryIO | None = None) -> Any:
         with torch.serialization.safe_globals(_known_globals(file)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about torch's own storages, in old files
             found = torch.load(source, map_location="cpu", weights_only=True)
+        _refuse_expansion(file, _tensors(found, file))
     except pickle.UnpicklingError as error:
         raise LocalFileError(_refusal(file, str(error))) from error
     except _BROKEN as error:
@@ -64,11 +67,14 @@ def load_pickle(file: Path, inside: BinaryIO | None = None) -> Any:
             f"{file} is damaged, or not a file that torch.save wrote ({_first_line(error)}): "
             "was it downloaded or copied whole?"
         ) from error
-    _refuse_expansion(file, _tensors(found, file))
     return found
 
 
 def _known_globals(file: Path) -> list[Any]:
+    if file.suffix == ".pt":
+        from torch.nn import ParameterList
+
+        return [ParameterList]
     if file.suffix != ".ckpt":
         return []
     from argparse import Namespace
@@ -118,8 +124,9 @@ def _tensors(found: Any, file: Path) -> Iterator[torch.Tensor]:
             yield node
         elif isinstance(node, Mapping):
             waiting.extend(node.values())
-        elif isinstance(node, list | tuple):
-            waiting.extend(node)
+        elif isinstance(node, list | tuple | torch.nn.ParameterList):
+            # A ParameterList's length is what its file says: it is counted, not believed.
+            waiting.extend(islice(node, _MAX_VALUES + 1))
         if num_values + len(waiting) > _MAX_VALUES:
             raise LocalFileError(
                 f"{file} spells over {_MAX_VALUES} values: it is not a dict of tensors. Name the prompt's file"

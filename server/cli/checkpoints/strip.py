@@ -14,6 +14,7 @@ _BACKBONE = (
     *("prompt_model.plm.", "plm."),
 )
 _WORD_TABLE = "raw_embedding.weight"  # OpenPrompt's templates keep the backbone's word embeddings once more
+_NEMO_ROWS = "embeddings.weight"  # NeMo's encoder reads them; a backbone's tables have names of their own below
 _PROMPTS_INSIDE = ("prefix_encoder.", "encoder.prompt.", "decoder.prompt.")
 _POOLER = re.compile(r"(?:[a-z_]+\.)?pooler\.(?:dense\.)?(?:weight|bias)")
 _HEADS = ("classifier.", "score.", "qa_outputs.")
@@ -38,7 +39,7 @@ def split(names: Iterable[str], file: str) -> tuple[list[str], list[str]]:
 
 
 def _is_backbone(name: str) -> bool:
-    is_prompt = any(piece in name for piece in _PROMPTS_INSIDE)
+    is_prompt = name == _NEMO_ROWS or any(piece in name for piece in _PROMPTS_INSIDE)
     if name.endswith(_WORD_TABLE):
         return True
     return name.startswith(_BACKBONE) and not is_prompt and not _POOLER.fullmatch(name)

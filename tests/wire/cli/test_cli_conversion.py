@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,12 @@ class TestModels:
 
         assert Sent(stub).tensors.keys() == {"embeds"}
 
-    def test_lists_of_tensors_are_numbered(self, stub: Stub, softmux: Softmux, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("as_list", [list, torch.nn.ParameterList])
+    def test_lists_of_tensors_are_numbered(
+        self, stub: Stub, softmux: Softmux, tmp_path: Path, as_list: Callable[[list[torch.Tensor]], object]
+    ) -> None:
         pairs = [torch.ones(1, 2, N, 4), torch.ones(1, 2, N, 4)]
-        torch.save({"trainable_keys": pairs, "trainable_values": pairs}, tmp_path / "cache.pt")
+        torch.save({"trainable_keys": as_list(pairs), "trainable_values": as_list(pairs)}, tmp_path / "cache.pt")
 
         pushed(softmux, tmp_path / "cache.pt")
 
@@ -153,6 +157,15 @@ class TestModels:
 
 
 class TestArchives:
+    def test_the_rows_that_nemos_encoder_reads_are_sent(self, stub: Stub, softmux: Softmux, tmp_path: Path) -> None:
+        unfilled = {"prompt_table.prompt_table.mood.prompt_embeddings.weight": torch.zeros(N, WIDTH)}
+        encoder = {"embeddings.weight": torch.ones(N, WIDTH), "mlp_head.0.weight": torch.eye(WIDTH)}
+        torch.save(unfilled | encoder, tmp_path / "model_weights.ckpt")
+
+        pushed(softmux, tmp_path, "--template", "<soft:4>{text}", "--kind", "generation")
+
+        assert Sent(stub).tensors.keys() == (unfilled | encoder).keys()
+
     def test_nemo(self, stub: Stub, softmux: Softmux, tmp_path: Path) -> None:
         state = {"prompt_table": {"prompt_table.mood.prompt_embeddings.weight": torch.ones(N, WIDTH)}}
         torch.save(state, tmp_path / "model_weights.ckpt")
