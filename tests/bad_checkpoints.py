@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from saved_checkpoints import WIDTH, N, few_shot_file, lama_file, peft, prefix_model, write_json
+from saved_checkpoints import WIDTH, N, few_shot_file, lama_file, nemo, peft, prefix_model, write_json
 
 Build = Callable[[Path], list[str]]
 REFUSED_HERE, REFUSED_BY_SERVER = 2, 1
@@ -178,6 +178,22 @@ def a_list_of_parameters_that_is_not_as_long_as_it_says(folder: Path) -> list[st
 @case(REFUSED_HERE, "asks to run", "ParameterList", "nothing is run")
 def a_list_of_parameters_where_no_cartridge_is(folder: Path) -> list[str]:
     torch.save(torch.nn.ParameterList([torch.zeros(N, WIDTH)]), folder / "pytorch_model.bin")
+    return [str(folder)]
+
+
+@case(REFUSED_HERE, "damaged archive", "downloaded or copied whole")
+def a_truncated_archive(folder: Path) -> list[str]:
+    nemo(folder / "prompt.nemo")
+    file = folder / "prompt.nemo"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return [str(file)]
+
+
+@case(REFUSED_HERE, "config.yaml spells over", "not a checkpoint's config")
+def a_config_that_multiplies(folder: Path) -> list[str]:
+    save_file({"embeds": torch.full((N, WIDTH), 0.1)}, folder / "prompt.safetensors")
+    lines = ["a0: &a0 [ha, ha]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 20))]
+    (folder / "config.yaml").write_text("\n".join(lines))
     return [str(folder)]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import tarfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -65,3 +67,15 @@ def few_shot_file() -> dict[str, Any]:
         {f"{i}.weight": torch.eye(WIDTH) for i in (0, 2)} | {f"{i}.bias": torch.zeros(WIDTH) for i in (0, 2)}
     )
     return {"prompt_embeddings": OrderedDict({"weight": torch.full((1, WIDTH), 0.1)}), "mlp": mlp}
+
+
+def nemo(file: Path) -> None:
+    """Write a NeMo archive of one task, compressed as NeMo's are."""
+    weights = io.BytesIO()
+    torch.save({"prompt_table": {"prompt_table.mood.prompt_embeddings.weight": torch.ones(N, WIDTH)}}, weights)
+    config = b"task_templates:\n- taskname: mood\n  total_virtual_tokens: 4\n"
+    with tarfile.open(file, "w:gz") as archive:
+        for name, raw in (("model_weights.ckpt", weights.getvalue()), ("model_config.yaml", config)):
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(raw)
+            archive.addfile(member, io.BytesIO(raw))

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from saved_checkpoints import few_shot_file, lama_file, peft, prefix_model
+from saved_checkpoints import few_shot_file, lama_file, nemo, peft, prefix_model
 
 from server.cli.checkpoints.families import tell
 from server.cli.checkpoints.found import look
@@ -26,6 +27,9 @@ GOOD: dict[str, Build] = {
     "epoch_5.ckpt": lambda file: torch.save(lama_file(), file),
     "embeddings.pth": lambda file: torch.save(few_shot_file(), file),
     "old.pt": lambda file: torch.save(prefix_model(), file, _use_new_zipfile_serialization=False),
+    "cache.pt": lambda file: torch.save({"trainable_keys": torch.nn.ParameterList([torch.ones(1, 2, 4, 4)])}, file),
+    "prompt.nemo": lambda file: nemo(file),
+    "prompt.npy": lambda file: np.save(file, np.ones((4, 8), np.float32)),
     "adapter_config.json": lambda file: peft(file.parent),
 }
 # Headers and pickles stand where a file begins or, for an archive's directory, where it ends.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +27,7 @@ def read_nemo(file: Path) -> Pickled:
             if missing:
                 raise LocalFileError(f"{file} has no {missing[0]}; it holds: {listing(sorted(members))}")
             weights, config = (_bytes(archive, members[name], file) for name in (_WEIGHTS, _CONFIG))
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError, zlib.error) as error:  # the last two of gzip
         raise LocalFileError(f"{file} is a damaged archive ({error}): was it downloaded or copied whole?") from error
     _, fields = parse_yaml(config, f"{_CONFIG} in {file}")
     read = read_pickled(load_pickle(file, io.BytesIO(weights)), file)
@@ -49,6 +50,6 @@ def read_array(file: Path) -> Pickled:
         with reading(file):
             array: Any = np.load(file, allow_pickle=False)
         tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))
-    except (ValueError, TypeError, EOFError) as error:
+    except (ValueError, TypeError, EOFError, ArithmeticError, MemoryError) as error:
         raise LocalFileError(f"{file} is not an array of numbers that can be read: {error}") from error
     return Pickled({_T5X if file.suffix == ".npy" else file.name: tensor})

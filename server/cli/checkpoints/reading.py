@@ -11,6 +11,7 @@ from typing import Any
 from server.cli.errors import LocalFileError
 
 _SHOWN = 10
+_MAX_CONFIG_CHARS = 1 << 20
 YAML = (".yml", ".yaml")
 
 
@@ -52,12 +53,24 @@ def parse_yaml(raw: bytes, name: str) -> tuple[bytes, dict[str, Any]]:
 
     try:
         found = yaml.safe_load(raw)
-        written = json.dumps(found, allow_nan=False).encode()
+        written = _as_json(found, name)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise LocalFileError(f"{name} is not YAML of plain values: {str(error).splitlines()[0]}") from error
     if not isinstance(found, dict):
         raise LocalFileError(f"{name} holds a YAML {type(found).__name__}; expected an object")
     return written, found
+
+
+def _as_json(found: Any, name: str) -> bytes:
+    """A few lines of YAML can name each other until they spell more JSON than there is memory."""
+    written: list[str] = []
+    num_chars = 0
+    for piece in json.JSONEncoder(allow_nan=False).iterencode(found):
+        num_chars += len(piece)
+        if num_chars > _MAX_CONFIG_CHARS:
+            raise LocalFileError(f"{name} spells over {_MAX_CONFIG_CHARS} characters: it is not a checkpoint's config")
+        written.append(piece)
+    return "".join(written).encode()
 
 
 def listing(names: list[str]) -> str:

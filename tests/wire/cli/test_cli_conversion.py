@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from bad_checkpoints import Sketchy
 from cli_stub import V1, Canned, Ended, Softmux, Stub
 from safetensors.torch import load, save_file
-from saved_checkpoints import WIDTH, N, few_shot_file, lama_encoder, lama_file, peft, prefix_model, write_json
+from saved_checkpoints import WIDTH, N, few_shot_file, lama_encoder, lama_file, nemo, peft, prefix_model, write_json
 
 from prompt_store.backbone_files import hash_weights, weight_files
 
@@ -167,12 +166,7 @@ class TestArchives:
         assert Sent(stub).tensors.keys() == (unfilled | encoder).keys()
 
     def test_nemo(self, stub: Stub, softmux: Softmux, tmp_path: Path) -> None:
-        state = {"prompt_table": {"prompt_table.mood.prompt_embeddings.weight": torch.ones(N, WIDTH)}}
-        torch.save(state, tmp_path / "model_weights.ckpt")
-        (tmp_path / "model_config.yaml").write_text("task_templates:\n- taskname: mood\n  total_virtual_tokens: 4\n")
-        with tarfile.open(tmp_path / "prompt.nemo", "w:gz") as archive:
-            for name in ("model_weights.ckpt", "model_config.yaml"):
-                archive.add(tmp_path / name, f"./{name}")
+        nemo(tmp_path / "prompt.nemo")
 
         pushed(softmux, tmp_path / "prompt.nemo", "--kind", "generation")
 
