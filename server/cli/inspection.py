@@ -30,6 +30,7 @@ _READS = {
     "generation": "the LM head's next token, again and again",
     "embedding": "hidden states, pooled",
 }
+_UNLABELLED = ("question-answering", "multiple-choice")  # they answer with texts of the request
 _PLANNED = TaskPath(None, "inspected")  # a dry run stores nothing, so no task gets this name
 
 
@@ -88,7 +89,7 @@ def explain(found: Found, client: Client | None, url: str | None) -> Inspection:
         tensors={name: str(entry) for name, entry in found.entries.items()},
         left_out=len(found.stays),
         fields={name: value for name, value in found.fields.items() if name in _TOLD_FIELDS and value is not None},
-        notes=[*found.notes, *_remarks(found, told)],
+        notes=[*found.notes, *_remarks(found, told, kind)],
         missing=[Missing(question.why, question.option) for question in asked],
         refusal=told.refusal,
         server=url if client is not None else None,
@@ -119,7 +120,7 @@ def _verdict(found: Found, told: Told, asked: list[Question], client: Client | N
     return report
 
 
-def _remarks(found: Found, told: Told) -> list[str]:
+def _remarks(found: Found, told: Told, kind: str | None) -> list[str]:
     remarks = []
     if (found.located.weights[0].parent / "manifest.json").is_file():
         remarks.append(
@@ -127,7 +128,8 @@ def _remarks(found: Found, told: Told) -> list[str]:
         )
     if told.family == "ptuning-few-shot" and backbone_beside(found.located.weights[0].parent) is None:
         remarks.append("the backbone that was trained with it is not in the folder: no server can take it without")
-    if has_head(found) and not _names_labels(found.fields.get("id2label")) and not found.is_artifact:
+    is_labelled = has_head(found) and kind not in _UNLABELLED and not found.is_artifact
+    if is_labelled and not _names_labels(found.fields.get("id2label")):
         remarks.append("no names of labels: --labels a,b,.. in the head's order, else they are LABEL_0, LABEL_1, ..")
     return remarks
 

@@ -51,6 +51,16 @@ class TestAlone:
         assert told["tensors"]["prefix_encoder.embedding.weight"] == f"[{N}, {KV_WIDTH}] F32"
         assert any("--labels" in note for note in told["notes"])
 
+    def test_a_head_without_labels_is_asked_for_none(self, alone: Softmux, tmp_path: Path) -> None:
+        head = {"qa_outputs.weight": torch.zeros(2, WIDTH), "qa_outputs.bias": torch.zeros(2)}
+        prefix = {"prefix_encoder.embedding.weight": torch.zeros(N, KV_WIDTH)}
+        save_file(prefix | head, tmp_path / "model.safetensors")
+
+        told = self.explained(alone, str(tmp_path))
+
+        assert told["kind"] == "question-answering"
+        assert not any("--labels" in note for note in told["notes"])
+
     def test_a_projection_is_baked(self, alone: Softmux, tmp_path: Path) -> None:
         told = self.explained(alone, prefix_folder(tmp_path, **{"prefix_encoder.trans.0.weight": torch.zeros(2, 2)}))
 
