@@ -19,10 +19,10 @@ from rich.progress import Progress
 from transformers import AutoTokenizer, BertModel
 
 from examples import predictions
-from examples.exercises import Exercise, Task, exercise
-from examples.prefix_checkpoint import save
-from examples.prefix_encoder import PrefixEncoder, PrefixModel
-from examples.prefix_training import Recipe, grade, predict, train
+from examples.minilm.exercises import Exercise, Task, exercise
+from examples.minilm.prefix_checkpoint import save
+from examples.minilm.prefix_encoder import PrefixEncoder, PrefixModel
+from examples.minilm.training import Recipe, grade, predict, train
 from server.demo.backbones import BACKBONES, prepare
 
 _VADER = "P-Tuning v2 on the VADER ground truth (MIT, C.J. Hutto)."

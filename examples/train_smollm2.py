@@ -20,12 +20,12 @@ from rich.progress import Progress
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples import predictions
-from examples.prompted import SoftPrompt, unprompted
-from examples.smollm2_answers import answers, graded
-from examples.smollm2_recipes import RECIPES, Task, manifest
-from examples.smollm2_rows import exercise
-from examples.smollm2_training import accuracy, train
-from examples.soft_prompts import p_tuning, prefix_tuning, prompt_tuning
+from examples.smollm2.answers import answers, graded
+from examples.smollm2.prompted import SoftPrompt, unprompted
+from examples.smollm2.recipes import RECIPES, Task, manifest
+from examples.smollm2.rows import exercise
+from examples.smollm2.soft_prompts import p_tuning, prefix_tuning, prompt_tuning
+from examples.smollm2.training import accuracy, train
 from server.demo.backbones import BACKBONES, prepare
 from server.demo.vader import load
 

@@ -9,10 +9,10 @@ import torch
 from engine_cases import backbone_directory
 from transformers import AutoTokenizer, BertModel
 
-from examples.exercises import Entities, Exercise, Labels, Task
-from examples.prefix_checkpoint import save
-from examples.prefix_encoder import PrefixEncoder, PrefixModel
-from examples.prefix_training import Recipe, train
+from examples.minilm.exercises import Entities, Exercise, Labels, Task
+from examples.minilm.prefix_checkpoint import save
+from examples.minilm.prefix_encoder import PrefixEncoder, PrefixModel
+from examples.minilm.training import Recipe, train
 from examples.train_minilm import manifest
 from server.demo import vader, wnut17
 

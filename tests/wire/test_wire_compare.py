@@ -11,8 +11,8 @@ from example_cases import bert_directory, trained
 from wire_server import serving
 
 from examples import compare, predictions
-from examples.exercises import Task
-from examples.prefix_training import predict
+from examples.minilm.exercises import Task
+from examples.minilm.training import predict
 from server.app import create_app
 from server.settings import Settings
 

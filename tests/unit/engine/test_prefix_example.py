@@ -10,7 +10,7 @@ from engine_cases import SETTINGS, Counted, answer, load_request, row_of, runnin
 from example_cases import NUM_VIRTUAL_TOKENS, bert_directory, trained
 from safetensors.torch import load_file
 
-from examples.exercises import Task
+from examples.minilm.exercises import Task
 from prompt_store.formats import Checkpoint, convert, read_config
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
 from server.engine.engine import Engine

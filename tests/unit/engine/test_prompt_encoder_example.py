@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.batches import TokenRow
-from examples.prompted import SoftPrompt
-from examples.smollm2_recipes import RECIPES, Task
-from examples.smollm2_rows import Exercise
-from examples.smollm2_training import train
-from examples.soft_prompts import p_tuning, prompt_tuning
+from examples.smollm2.prompted import SoftPrompt
+from examples.smollm2.recipes import RECIPES, Task
+from examples.smollm2.rows import Exercise
+from examples.smollm2.soft_prompts import p_tuning, prompt_tuning
+from examples.smollm2.training import train
 from examples.train_smollm2 import save
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec

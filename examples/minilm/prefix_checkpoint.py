@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from examples.prefix_encoder import PrefixModel
+from examples.minilm.prefix_encoder import PrefixModel
 
 MAX_BYTES = 2_000_000  # of everything that ships for one task
 

@@ -11,9 +11,9 @@ import torch
 from transformers import get_linear_schedule_with_warmup
 
 from examples.batches import IGNORED, TokenRow, attention_mask, bucketed, padded
-from examples.exercises import Exercise, Question
+from examples.minilm.exercises import Exercise, Question
+from examples.minilm.prefix_encoder import PrefixModel
 from examples.predictions import Prediction
-from examples.prefix_encoder import PrefixModel
 
 Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # input_ids, attention_mask
 DEVELOPMENT = 10  # one training row in so many chooses the epoch instead

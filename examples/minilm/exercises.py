@@ -12,7 +12,7 @@ import torch
 from rich.progress import Progress
 
 from examples.batches import IGNORED, TokenRow
-from examples.prefix_encoder import HeadKind
+from examples.minilm.prefix_encoder import HeadKind
 from server.demo import vader, wnut17
 from server.demo.grading import label_share, token_f1
 

@@ -10,9 +10,9 @@ import torch
 
 from examples.batches import TokenRow, equally_long
 from examples.predictions import Prediction
-from examples.prompted import SoftPrompt
-from examples.smollm2_recipes import LABELS, Task
-from examples.smollm2_rows import Exercise
+from examples.smollm2.prompted import SoftPrompt
+from examples.smollm2.recipes import LABELS, Task
+from examples.smollm2.rows import Exercise
 from server.demo.grading import label_share, tag_share, well_formed_share
 
 BATCH_SIZE = 16

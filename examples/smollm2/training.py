@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 
 from examples.batches import IGNORED, TokenRow, equally_long
-from examples.prompted import Logits, SoftPrompt
-from examples.smollm2_recipes import Recipe
-from examples.smollm2_rows import Exercise
+from examples.smollm2.prompted import Logits, SoftPrompt
+from examples.smollm2.recipes import Recipe
+from examples.smollm2.rows import Exercise
 
 LOGGED_EVERY = 25  # steps
 

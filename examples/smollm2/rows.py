@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from examples.batches import TokenRow
-from examples.smollm2_recipes import LABELS, RECIPES, Task
+from examples.smollm2.recipes import LABELS, RECIPES, Task
 from server.demo.vader import LabelledText, RatedText, balanced, split, split_tags
 
 NUM_DEVELOPMENT = 200

@@ -21,8 +21,8 @@ from peft import (
 )
 from safetensors.torch import save_file
 
-from examples.prompt_encoder import PromptEncoder, fit
-from examples.prompted import SoftPrompt, surrounded
+from examples.smollm2.prompt_encoder import PromptEncoder, fit
+from examples.smollm2.prompted import SoftPrompt, surrounded
 
 
 def p_tuning(

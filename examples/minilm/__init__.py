@@ -1,0 +1,1 @@
+"""What trains a prompt of MiniLM: P-Tuning v2, as its authors train and save it."""
