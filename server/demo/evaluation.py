@@ -48,8 +48,8 @@ def served_backbone(client: DemoClient) -> BackboneName:
 
 def _exams(backbone: BackboneName, cache: Path, progress: Progress) -> Iterator[Exam]:
     texts = vader.load(cache, progress)
-    yield label_exam(texts, "source", 0.69 if backbone == "smollm2" else 0.86)
-    yield label_exam(texts, "sentiment", 0.76)
+    yield label_exam(texts, "source", 0.9)
+    yield label_exam(texts, "sentiment", 0.82)
     yield tags_exam(texts) if backbone == "smollm2" else entities_exam(wnut17.load(cache, progress).held_out)
 
 

@@ -45,8 +45,8 @@ def tags_exam(texts: Sequence[RatedText]) -> Exam:
     rows = split_tags(texts).held_out[:NUM_TAG_LINES]
     measures = (
         Measure("writes tags", 0.95, well_formed_share),
-        Measure("source in them", 0.65, tag_share("source")),
-        Measure("sentiment in them", 0.8, tag_share("sentiment")),
+        Measure("source in them", 0.75, tag_share("source")),
+        Measure("sentiment in them", 0.85, tag_share("sentiment")),
     )
     return Exam("tags", tuple(row.text for row in rows), tuple(row.label for row in rows), measures)
 
