@@ -72,7 +72,7 @@ def read_model(
             copied[name] = tensor
         else:
             homeless.append(name)
-    foreign = [*_foreign(rest, root, spec), *_config_faults(checkpoint.config, spec)]
+    foreign = [*foreign_weights(rest, spec), *_config_faults(checkpoint.config, spec)]
     for reason in (*foreign, *_homeless(homeless)):
         reasons.add(reason)
     kinds = _kinds(checkpoint.config, found, reasons)
@@ -125,7 +125,9 @@ def _kinds(
     return (HeadKind.QUESTION_ANSWERING,) if has_spans else ()
 
 
-def _foreign(tensors: Mapping[str, torch.Tensor], root: str, spec: BackboneSpec) -> Iterator[str]:
+def foreign_weights(tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> Iterator[str]:
+    """Yield every reason why a model's state dict is of another backbone than `spec` describes, by names and shapes."""
+    root = _ROOTS.get(spec.model_type, spec.model_type)
     others = sorted({known for known in _ROOTS.values() if known != root and _has(tensors, known)})
     if others:
         yield f"the file holds a {others[0]}; backbone {spec.name} is a {spec.model_type}. Was it trained for another?"

@@ -9,6 +9,9 @@ from server.cli.errors import LocalFileError
 from server.cli.screen import note
 
 if TYPE_CHECKING:
+    import torch
+
+    from prompt_store.backbone_spec import BackboneSpec
     from server.cli.checkpoints.found import Found
 
 
@@ -18,18 +21,34 @@ def compare_backbone(client: Client, found: Found, said: dict[str, Any]) -> None
     The server cannot look at what it is not sent. A prompt beside a trained backbone gives wrong answers on any other.
     """
     served = _served(client) if found.stays else {}
-    if not served.get("weight_digests"):
+    if not served:
         return
     from prompt_store.backbone_spec import BackboneSpec
     from prompt_store.formats.checkpoint import Reasons
     from prompt_store.formats.trained_model import own_backbone
 
     spec, reasons = BackboneSpec(**served), Reasons()
-    own = own_backbone(found.tensors.load(found.stays), spec)
+    shapes = _shapes_of_its_kind(found, spec)
+    # Without digests to compare with, the weights may stay on the disk: they may be those of a large decoder.
+    own = own_backbone(found.tensors.load(found.stays) if spec.weight_digests else shapes, spec)
+    if not (own.tensors or own.again):
+        note(f"the backbone in the file was not compared: its names are not those of a {spec.model_type}")
     for remark in own.checked(said.get("backbone_trained"), spec, reasons):
         note(remark)
     if told := reasons.noted:
         raise LocalFileError(f"{found.located.name}: {'; '.join(told)} (--set backbone_trained=false)")
+
+
+def _shapes_of_its_kind(found: Found, spec: BackboneSpec) -> dict[str, torch.Tensor]:
+    """Return what stays here, without values. Raises LocalFileError when its names are those of another model."""
+    import torch
+
+    from prompt_store.formats.trained_model import foreign_weights
+
+    shapes = {name: torch.empty(found.tensors.entries[name].shape, device="meta") for name in found.stays}
+    if foreign := list(foreign_weights(shapes, spec)):
+        raise LocalFileError(f"{found.located.name}: {'; '.join(foreign)}")
+    return shapes
 
 
 def _served(client: Client) -> dict[str, Any]:

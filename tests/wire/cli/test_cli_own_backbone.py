@@ -58,6 +58,23 @@ def test_other_backbone_is_refused_before_anything_is_sent(softmux: Softmux, stu
     assert num_publishes(stub) == 0
 
 
+def test_model_of_another_kind_is_refused_though_its_shapes_fit(softmux: Softmux, stub: Stub, tmp_path: Path) -> None:
+    renamed = {name.replace("bert.", "roberta.", 1): t for name, t in MODEL.tensors.items() if ".pooler." not in name}
+    save_file(renamed, tmp_path / "model.safetensors")
+    ended = softmux("push", str(tmp_path), "--task", "t", "--kind", "sequence-classification")
+    assert ended.code == 2
+    assert "the file holds a roberta; backbone tiny-bert is a bert" in ended.err
+    assert num_publishes(stub) == 0
+
+
+def test_backbone_under_other_names_is_said_not_to_be_compared(softmux: Softmux, stub: Stub, tmp_path: Path) -> None:
+    renamed = {name.replace("bert.", "backbone.", 1): t for name, t in MODEL.tensors.items() if ".pooler." not in name}
+    save_file(renamed, tmp_path / "model.safetensors")
+    ended = softmux("push", str(tmp_path), "--task", "t", "--kind", "sequence-classification")
+    assert ended.code == 0, ended.err
+    assert "was not compared: its names are not those of a bert" in ended.err
+
+
 def test_publishers_word_is_taken(softmux: Softmux, stub: Stub, tmp_path: Path) -> None:
     name = "bert.encoder.layer.2.output.dense.bias"
     folder = saved(tmp_path, **{name: MODEL.tensors[name] + 1e-4})
