@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import CheckpointError
-from prompt_store.formats import nemo
+from prompt_store.formats import nemo, peft
 from prompt_store.formats.assemble import Sources, assemble
 from prompt_store.formats.checkpoint import Checkpoint, read_config
-from prompt_store.formats.family import Parts
+from prompt_store.formats.family import Family, Parts
 from prompt_store.formats.recognise import recognise
 from prompt_store.manifest import PublisherManifest
 
@@ -37,12 +37,22 @@ def convert(
     Whether the artifact fits the backbone is for `validate`. Raises CheckpointError, ManifestError, with every reason.
     """
     family = recognise(checkpoint)
-    if publisher.prompt_task is not None and family is not nemo.FAMILY:
-        raise CheckpointError(
-            f"prompt_task {publisher.prompt_task!r} picks one of several named prompts; a {family.name} file holds one"
-        )
+    _expect_one(publisher, family)
     parts = family.convert(checkpoint, publisher, spec)
     if parts.manifest is not None:  # a whole artifact: nothing is missing, so it stands in the place of a base
         base, parts = Artifact(parts.manifest, parts.tensors), Parts()
     artifact, checks = assemble(Sources(parts, publisher, spec, base))
     return Converted(artifact, family.name, checks)
+
+
+def _expect_one(publisher: PublisherManifest, family: Family) -> None:
+    """Refuse to pick one of several prompts where a file holds one."""
+    if publisher.prompt_task is not None and family is not nemo.FAMILY:
+        raise CheckpointError(
+            f"prompt_task {publisher.prompt_task!r} picks one of several named prompts; a {family.name} file holds one"
+        )
+    if publisher.prompt_task_id is not None and family is not peft.FAMILY:
+        raise CheckpointError(
+            f"prompt_task_id {publisher.prompt_task_id} picks a row of PEFT's multitask prompts; "
+            f"a {family.name} file holds one prompt"
+        )

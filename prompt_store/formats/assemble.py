@@ -23,7 +23,6 @@ from prompt_store.formats.templates import expect_template, task_template
 from prompt_store.manifest import HEADED, Fingerprint, HeadKind, HeadModule, Manifest, Method, PublisherManifest
 
 _UNLABELLED = frozenset({HeadKind.QUESTION_ANSWERING, HeadKind.MULTIPLE_CHOICE})
-_NO_PROBLEM = _UNLABELLED | {HeadKind.GENERATION, HeadKind.EMBEDDING}
 _HEAD_NAMES = ("head.", "pooler.")
 _SAME_WORDS = (  # fields that pass to the manifest as they are
     "tokenize",
@@ -199,8 +198,8 @@ def _expect_sense(sources: Sources, kind: HeadKind, reasons: Reasons) -> None:
         f"pool {publisher.pool!r} is for heads and embeddings; a {kind} task has none",
     )
     reasons.expect(
-        publisher.problem_type is None or kind not in _NO_PROBLEM,
-        f"problem_type {publisher.problem_type!r} is for classification; this is a {kind} task",
+        publisher.problem_type is None or kind is HeadKind.SEQUENCE_CLASSIFICATION,
+        f"problem_type {publisher.problem_type!r} is for sequence classification; this is a {kind} task",
     )
     reasons.expect(
         publisher.generation is None or kind is HeadKind.GENERATION,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from prompt_store.manifest import GenerationDefaults, HeadKind
+from prompt_store.manifest import GenerationDefaults, HeadKind, Manifest
 from server.inference.errors import RequestError
 
 MAX_LOGPROBS = 20
@@ -37,6 +37,16 @@ class ClassificationParameters(_Parameters):
 
     top_k: Annotated[int, Field(ge=1)] | None = None  # None: every label
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None  # of multi_label only
+
+    def expect_use(self, manifest: Manifest) -> None:
+        """Refuse what this task's answers would ignore. Raises RequestError."""
+        if self.threshold is not None and manifest.problem_type != "multi_label":
+            found = manifest.problem_type or manifest.kind
+            raise RequestError(
+                f"threshold chooses the labels of a multi_label task; this one is {found}", "parameters.threshold"
+            )
+        if self.top_k is not None and manifest.problem_type == "regression":
+            raise RequestError("top_k ranks labels; this regression task answers with its value", "parameters.top_k")
 
 
 class TokenParameters(_Parameters):

@@ -15,7 +15,13 @@ from server.inference.answer import InferCall, TokenEvent
 from server.inference.errors import RequestError
 from server.inference.expansion import Rows, expand
 from server.inference.inputs import fill_inputs
-from server.inference.parameters import EmbeddingParameters, GenerationParameters, Parameters, parse_parameters
+from server.inference.parameters import (
+    ClassificationParameters,
+    EmbeddingParameters,
+    GenerationParameters,
+    Parameters,
+    parse_parameters,
+)
 from server.inference.sampling import Generation, generation_of
 from server.inference.settings import InferenceSettings
 from server.inference.writing import Writing, Written
@@ -50,6 +56,8 @@ async def prepare(lease: TaskLease, call: InferCall, settings: InferenceSettings
     if call.kind is not None and manifest.kind is not call.kind:
         raise RequestError(f"{lease.task} is a {manifest.kind} task; this route is for {call.kind} tasks", "task_id")
     parameters = parse_parameters(manifest.kind, call.parameters)
+    if isinstance(parameters, ClassificationParameters):
+        parameters.expect_use(manifest)
 
     def fill(item: JsonValue) -> Rows:
         return expand(lease.servable, item, parameters, settings.max_rows_per_item)

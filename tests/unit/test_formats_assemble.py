@@ -114,6 +114,7 @@ def test_head_on_a_generation_task() -> None:
         (PublisherManifest(labels=NAMES), "no labels"),
         (PublisherManifest(pool="last"), "pool"),
         (PublisherManifest(problem_type="regression"), "problem_type"),
+        (PublisherManifest(problem_type="multi_label", label_words={"a": ("x",)}), "for sequence classification"),
         (PublisherManifest(text_position_offset=0), "text_position_offset"),
         (PublisherManifest(kind=HeadKind.GENERATION, label_words=WORDS), "label_words"),
     ],

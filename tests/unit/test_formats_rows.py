@@ -84,6 +84,11 @@ def test_nemo_with_several_tasks_is_asked_for_one() -> None:
     assert torch.equal(found, embeds(n=N) * 2)
 
 
+def test_prompt_task_id_is_for_files_that_number_tasks() -> None:
+    with pytest.raises(CheckpointError, match="prompt_task_id 1 picks a row of PEFT's multitask prompts; a raw file"):
+        convert(Checkpoint({"embeds": embeds()}), PublisherManifest(prompt_task_id=1), DECODER)
+
+
 def test_prompt_task_is_for_files_that_name_tasks() -> None:
     with pytest.raises(CheckpointError, match="a peft file holds one"):
         convert(peft_checkpoint(), PublisherManifest(prompt_task="x"), DECODER)

@@ -127,6 +127,19 @@ def test_pefts_heads_take_their_problem_type_from_the_manifest(
         assert scores(client, "peft") == pytest.approx(wanted, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("problem_type", "parameters"), [("single_label", {"threshold": 0.4}), ("regression", {"top_k": 2})]
+)
+def test_a_parameter_that_the_answer_would_ignore_is_refused(
+    client: httpx.Client, problem_type: str, parameters: dict[str, Any]
+) -> None:
+    model = PrefixModel("bert", SEQUENCE)
+    assert push(client, "deaf", model.checkpoint(), problem_type=problem_type).status_code < 300
+    refused = client.post("/v1/infer", json={"task_id": "deaf", "inputs": TEXT, "parameters": parameters})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == f"parameters.{next(iter(parameters))}"
+
+
 def test_problem_type_that_transformers_does_not_know_is_refused(client: httpx.Client) -> None:
     refused = push(client, "odd", named(PrefixModel("bert", SEQUENCE), problem_type="ranking"))
     assert refused.status_code == 422
