@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import stat
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from prompt_store.digest import version_of
@@ -21,6 +23,9 @@ from prompt_store.refs import Version
 from prompt_store.tables import BlobRow
 
 FAILPOINTS = ("blob_created", "blob_written", "blob_synced", "blob_verified", "blob_renamed", "blob_settled")
+
+
+_OPEN_AT_ONCE = 64  # files: far below what a process may have open
 
 
 def no_failpoint(_name: str) -> None:
@@ -96,23 +101,81 @@ class BlobFiles:
         with disk_errors(f"delete {version}"):
             return self._remove(inside(self._root, *blob_parts(tenant, version)))
 
+    def write_many(self, tenant: str, artifacts: Mapping[Version, bytes]) -> None:
+        """Keep each, durable on return: all are written, then all synced, renamed, and each directory synced once."""
+        self._reserve.check(self._root)
+        parts = {version: blob_parts(tenant, version) for version in artifacts}
+        directories = {some[:depth] for some in parts.values() for depth in range(len(some))}
+        with disk_errors(f"write {len(artifacts)} artifacts"):
+            for directory in sorted(directories, key=len)[1:]:  # the root is there
+                self._files.make_directory(inside(self._root, *directory))
+            rest = iter(artifacts.items())
+            while some := tuple(islice(rest, _OPEN_AT_ONCE)):
+                self._publish_many({parts[version]: raw for version, raw in some})
+            for directory in sorted(directories, key=len, reverse=True):
+                self._files.sync_directory(inside(self._root, *directory))
+            self._failpoint("blob_settled")
+
+    def strays(self, known: tuple[BlobRow, ...], before: float) -> tuple[int, ...]:
+        """Return the sizes of the files that have no row and were not touched since `before`."""
+        with disk_errors("look for stray files"):
+            return tuple(path.lstat().st_size for path in self._strays(known, before))
+
     def sweep(self, known: tuple[BlobRow, ...], before: float) -> int:
         """Delete every file that has no row and was not touched since `before`; return how many bytes."""
-        paths = {inside(self._root, *blob_parts(row.tenant, row.version)) for row in known}
-        freed = 0
         with disk_errors("sweep stray files"):
-            for path in inside(self._root, "blobs").rglob("*"):
-                if path not in paths and path.is_file() and path.lstat().st_mtime < before:
-                    freed += self._remove(path)
-        return freed
+            return sum(self._remove(path) for path in self._strays(known, before))
+
+    def _strays(self, known: tuple[BlobRow, ...], before: float) -> Iterator[Path]:
+        paths = {inside(self._root, *blob_parts(row.tenant, row.version)) for row in known}
+        for path in inside(self._root, "blobs").rglob("*"):
+            if path not in paths and _is_old_file(path, before):
+                yield path
+
+    def _publish_many(self, artifacts: Mapping[tuple[str, ...], bytes]) -> None:
+        with contextlib.ExitStack() as clean:
+            written = []
+            for parts, raw in artifacts.items():
+                version = version_of(raw)
+                if not self._is_whole(inside(self._root, *parts), version):
+                    temporary = inside(self._root, *parts[:-1], f"{uuid.uuid4().hex}.new")
+                    written.append((temporary, parts, version, self._write_open(temporary, raw, clean)))
+            for *_, descriptor in written:  # the first takes the others' bytes along
+                self._files.sync(descriptor)
+            self._failpoint("blob_synced")
+            for temporary, _, version, _ in written:
+                self._verify(temporary, version)
+            self._failpoint("blob_verified")
+            for temporary, parts, _, _ in written:
+                self._files.rename(temporary, inside(self._root, *parts))
+            self._failpoint("blob_renamed")
+
+    def _write_open(self, path: Path, raw: bytes, clean: contextlib.ExitStack) -> int:
+        """Write a new file and return its open descriptor; `clean` closes it, and removes what was not renamed."""
+        descriptor = self._files.create(path)
+        clean.callback(self._forget, path)
+        clean.callback(self._files.close, descriptor)
+        self._failpoint("blob_created")
+        rest = memoryview(raw)
+        while rest:
+            rest = rest[self._files.write(descriptor, rest) :]
+        self._failpoint("blob_written")
+        return descriptor
+
+    def _forget(self, path: Path) -> None:
+        with contextlib.suppress(OSError):
+            self._files.remove(path)
+
+    def _verify(self, path: Path, version: Version) -> None:
+        if version_of(self._files.read(path)) != version:
+            raise StoreCorruptError(f"the disk gave back other bytes than were written for {version}; check it")
 
     def _publish(self, parts: tuple[str, ...], version: Version, raw: bytes) -> None:
         # In the same directory, so that the rename cannot cross file systems; unique, so that writers never share it.
         temporary = inside(self._root, *parts[:-1], f"{uuid.uuid4().hex}.new")
         try:
             self._write_synced(temporary, raw)
-            if version_of(self._files.read(temporary)) != version:
-                raise StoreCorruptError(f"the disk gave back other bytes than were written for {version}; check it")
+            self._verify(temporary, version)
             self._failpoint("blob_verified")
             self._files.rename(temporary, inside(self._root, *parts))
         except BaseException:
@@ -154,3 +217,11 @@ class BlobFiles:
         except FileNotFoundError:
             return 0
         return size_bytes
+
+
+def _is_old_file(path: Path, before: float) -> bool:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:  # its writer has renamed it meanwhile
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_mtime < before

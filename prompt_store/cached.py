@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from prompt_store.breaker import Breaker
 from prompt_store.cache_files import CacheFiles
+from prompt_store.cached_backup import CachedBackup
 from prompt_store.cached_names import CachedNames
 from prompt_store.digest import version_of
 from prompt_store.errors import NotFoundError, StoreError, StoreUnavailableError, TaskNotFoundError
@@ -33,7 +34,7 @@ class CacheOptions:
     clock: Callable[[], float] = field(default=time.monotonic)
 
 
-class CachedStore:
+class CachedStore(CachedBackup):
     """A `PromptStore` that answers for what it has seen while `store` is away, and closes `store` with itself.
 
     What `store` collects on behalf of others may still be read here until it falls out of the cache.

@@ -6,10 +6,12 @@ the bytes back. Whether bytes are there is looked up each time: a row alone prov
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from prompt_store.errors import VersionNotFoundError
 from prompt_store.refs import TaskName, Version
+from prompt_store.store import TaskCopy
 from prompt_store.tables import BlobRow, Blobs, Tables
 
 
@@ -26,6 +28,13 @@ def name(tables: Tables, is_there: bool, task: TaskName, version: Version) -> No
     if row is None or not is_there:
         raise VersionNotFoundError(f"the bytes of {version} were never put by tenant {task.tenant!r}; put them first")
     tables.save_blob(replace(row, unnamed_since=None, is_tombstone=False))
+
+
+def name_all(tables: Tables, are_there: Mapping[tuple[str, Version], bool], copies: tuple[TaskCopy, ...]) -> None:
+    """Note that these tasks name their bytes. Raises VersionNotFoundError when some are not there."""
+    for copy in copies:
+        for record in copy.versions:
+            name(tables, are_there[copy.task.tenant, record.version], copy.task, record.version)
 
 
 def bury(tables: Tables, before: float) -> tuple[BlobRow, ...]:

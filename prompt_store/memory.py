@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from prompt_store.errors import StoreUnavailableError, VersionNotFoundError
@@ -35,6 +36,7 @@ class _MemoryTables:
     def __init__(self) -> None:
         self._tasks: dict[TaskName, _Task] = {}
         self._blobs: dict[tuple[str, Version], BlobRow] = {}
+        self._num_names: Counter[tuple[str, Version]] = Counter()  # tasks that have a version, per tenant
         self._changed: dict[TaskName, int] = {}
         self._sequence = Sequence(uuid.uuid4().hex, 0)
 
@@ -54,10 +56,13 @@ class _MemoryTables:
         return tuple(sorted(wanted)[:limit])
 
     def save_version(self, task: TaskName, record: VersionRecord) -> None:
-        self._tasks.setdefault(task, _Task()).versions[record.version] = record
+        versions = self._tasks.setdefault(task, _Task()).versions
+        self._num_names[task.tenant, record.version] += record.version not in versions
+        versions[record.version] = record
 
     def remove_version(self, task: TaskName, version: Version) -> None:
         del self._tasks[task].versions[version]
+        self._num_names[task.tenant, version] -= 1
 
     def append_state(self, task: TaskName, state: AliasState) -> None:
         self._tasks[task].states.setdefault(state.alias, []).append(state)
@@ -66,16 +71,31 @@ class _MemoryTables:
         del self._tasks[task].states[alias]
 
     def remove_task(self, task: TaskName) -> None:
-        del self._tasks[task]
+        for version in self._tasks.pop(task).versions:
+            self._num_names[task.tenant, version] -= 1
 
     def is_named(self, tenant: str, version: Version) -> bool:
-        return any(version in found.versions for task, found in self._tasks.items() if task.tenant == tenant)
+        return self._num_names[tenant, version] > 0
 
     def blob(self, tenant: str, version: Version) -> BlobRow | None:
         return self._blobs.get((tenant, version))
 
     def blobs(self) -> tuple[BlobRow, ...]:
         return tuple(self._blobs.values())
+
+    def usage(self, tenant: str) -> int:
+        return sum(row.size_bytes for row in self._blobs.values() if row.tenant == tenant)
+
+    def tenants(self) -> tuple[str, ...]:
+        return tuple({task.tenant for task in self._tasks})
+
+    def foresee(
+        self,
+        tasks: tuple[TaskName, ...] = (),
+        states: tuple[tuple[TaskName, Alias], ...] = (),
+        blobs: tuple[tuple[str, Version], ...] = (),
+    ) -> None:
+        pass  # everything is at hand
 
     def unnamed_blobs(self, before: float) -> tuple[BlobRow, ...]:
         return tuple(
@@ -143,6 +163,13 @@ class _MemoryBlobs:
 
     def remove(self, tenant: str, version: Version) -> int:
         return len(self._kept.pop((tenant, version), b""))
+
+    def write_many(self, tenant: str, artifacts: Mapping[Version, bytes]) -> None:
+        for version, raw in artifacts.items():
+            self.write(tenant, version, raw)
+
+    def strays(self, known: tuple[BlobRow, ...], before: float) -> tuple[int, ...]:
+        return ()
 
     def sweep(self, known: tuple[BlobRow, ...], before: float) -> int:
         return 0

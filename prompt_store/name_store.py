@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from prompt_store import names
+from prompt_store import copies, names
 from prompt_store.aliases import Move, Rollback
 from prompt_store.feed import ChangeFeed
 from prompt_store.refs import Alias, TaskName, Version
-from prompt_store.store import AliasState, Change, Sequence, Target, TaskPage, TaskRecord, VersionRecord
+from prompt_store.store import AliasState, Change, Sequence, Target, TaskCopy, TaskPage, TaskRecord, VersionRecord
 from prompt_store.tables import T, Tables, Transactions
 
 
@@ -59,6 +59,18 @@ class NameStore:
     async def list(self, tenant: str, prefix: str = "", cursor: str | None = None, limit: int = 100) -> TaskPage:
         """See `PromptStore.list`."""
         return await self._transactions.read(lambda t: names.page(t, tenant, prefix, cursor, max(1, limit)))
+
+    async def usage(self, tenant: str) -> int:
+        """See `PromptStore.usage`."""
+        return await self._transactions.read(lambda t: t.usage(tenant))
+
+    async def tenants(self) -> tuple[str, ...]:
+        """See `PromptStore.tenants`."""
+        return await self._transactions.read(lambda t: t.tenants())
+
+    async def copies(self, tenant: str, after: str, limit: int) -> tuple[TaskCopy, ...]:
+        """See `PromptStore.copies`."""
+        return await self._transactions.read(lambda t: copies.copies(t, tenant, after, max(1, limit)))
 
     async def sequence(self) -> Sequence:
         """See `PromptStore.sequence`."""

@@ -43,6 +43,11 @@ class RedisKeys:
         return self._name("blobs")
 
     @property
+    def usage(self) -> str:
+        """Hash: tenant -> how many bytes the rows of its blobs have together."""
+        return self._name("usage")
+
+    @property
     def unnamed(self) -> str:
         """Sorted set: `tenant@version` that no task names -> since when; a tombstone is at -inf."""
         return self._name("unnamed")

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from prompt_store import ledger, names
+from prompt_store import copies, ledger, names
 from prompt_store.digest import version_of
 from prompt_store.errors import (
     StoreCorruptError,
@@ -32,11 +32,12 @@ from prompt_store.redis_keys import RedisKeys
 from prompt_store.redis_tables import RedisTables
 from prompt_store.redis_transactions import RedisTransactions
 from prompt_store.refs import TaskName, Version, parse_name, parse_version
-from prompt_store.store import TaskRecord, VersionRecord
-from prompt_store.tables import BlobRow
+from prompt_store.store import Orphan, TaskCopy, TaskRecord, VersionRecord
+from prompt_store.tables import BlobRow, Tables
 from prompt_store.two_part_store import MAX_ARTIFACT_BYTES, STRAY_GRACE_S
 
 _TRIES = 3
+_PUTS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,22 @@ class RedisStore(NameStore):
             await self._discard(row)
         raise StoreUnavailableError(f"the bytes of {version} were collected as fast as they were put; try again")
 
+    async def put_many(self, tenant: str, artifacts: tuple[bytes, ...]) -> tuple[Version, ...]:
+        """See `PromptStore.put_many`."""
+        room = asyncio.Semaphore(_PUTS_AT_ONCE)
+
+        async def put(artifact: bytes) -> Version:
+            async with room:
+                return await self.put(tenant, artifact)
+
+        putting = [asyncio.ensure_future(put(artifact)) for artifact in artifacts]
+        try:
+            return tuple(await asyncio.gather(*putting))
+        finally:
+            for one in putting:
+                one.cancel()
+            await asyncio.gather(*putting, return_exceptions=True)
+
     async def get(self, tenant: str, version: Version) -> bytes:
         """See `PromptStore.get`."""
         parse_name(tenant, "tenant")
@@ -123,6 +140,42 @@ class RedisStore(NameStore):
             if committed is not None:
                 self._feed.wake()
                 return committed
+
+    async def restore(self, brought: tuple[TaskCopy, ...]) -> tuple[TaskName, ...]:
+        """See `PromptStore.restore`."""
+        wanted = tuple({(copy.task.tenant, record.version) for copy in brought for record in copy.versions})
+        while True:
+            before = await self._rows.read(lambda t: _blobs(t, wanted))
+            found = await asyncio.gather(*(self._chunks.has(row) for row in before.values() if row is not None))
+            rows = [key for key, row in before.items() if row is not None]
+            are_there = dict.fromkeys(before, False) | dict(zip(rows, found, strict=True))
+
+            def work(
+                tables: RedisTables,
+                before: dict[tuple[str, Version], BlobRow | None] = before,
+                are_there: dict[tuple[str, Version], bool] = are_there,
+            ) -> tuple[TaskName, ...] | None:
+                compared = copies.compare(tables, brought)
+                if _copies(_blobs(tables, wanted)) != _copies(before):
+                    return None  # what we looked at is not what the rows name now
+                ledger.name_all(tables, are_there, compared.absent)
+                copies.add(tables, compared.absent)
+                return tuple(copy.task for copy in compared.differing)
+
+            differing = await self._rows.write_rows(work)
+            if differing is not None:
+                self._feed.wake()
+                return differing
+
+    async def orphans(self, grace_s: float) -> tuple[Orphan, ...]:
+        """See `PromptStore.orphans`."""
+        at = self._now()
+        rows = await self._rows.read(lambda t: t.unnamed_blobs(at - grace_s))
+        strays = await self._rows.read_rows(RedisTables.strays)
+        before = at - max(grace_s, STRAY_GRACE_S)
+        left = [row for row in strays.values() if row.is_tombstone or (row.unnamed_since or 0.0) <= before]
+        named = (Orphan(row.tenant, row.version, row.size_bytes) for row in rows)
+        return (*named, *(Orphan(row.tenant, None, row.size_bytes) for row in left))
 
     async def collect(self, grace_s: float) -> int:
         """See `PromptStore.collect`. A copy that somebody is writing may take an hour."""
@@ -171,6 +224,15 @@ class RedisStore(NameStore):
         if await self._rows.write_rows(lambda t: _doom(t, stray.copy)):
             await self._chunks.remove(stray)
             await self._rows.write_rows(lambda t: t.remove_stray(stray.copy))
+
+
+def _blobs(tables: Tables, wanted: tuple[tuple[str, Version], ...]) -> dict[tuple[str, Version], BlobRow | None]:
+    tables.foresee(blobs=wanted)
+    return {key: tables.blob(*key) for key in wanted}
+
+
+def _copies(blobs: dict[tuple[str, Version], BlobRow | None]) -> list[str | None]:
+    return [row.copy if row else None for row in blobs.values()]
 
 
 def _keep(tables: RedisTables, row: BlobRow) -> bool:

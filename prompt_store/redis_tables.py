@@ -35,7 +35,9 @@ from prompt_store.redis_wants import (
     StatesWant,
     StraysWant,
     TaskWant,
+    TenantWant,
     UnnamedWant,
+    UsageWant,
     Want,
 )
 from prompt_store.refs import Alias, TaskName, Version
@@ -139,12 +141,34 @@ class RedisTables:
     def blobs(self) -> tuple[BlobRow, ...]:
         return tuple(load_blob(*bytes_of(field), value) for field, value in pairs(self._reply(AllBlobsWant())))
 
+    def usage(self, tenant: str) -> int:
+        return int(self._reply(UsageWant(tenant)) or 0)  # asked for before anything is written
+
+    def tenants(self) -> tuple[str, ...]:
+        found: list[str] = []
+        while reply := self._reply(TenantWant(found[-1] if found else None)):
+            found.append(task_of(reply[0]).tenant)
+        return tuple(found)
+
+    def foresee(
+        self,
+        tasks: tuple[TaskName, ...] = (),
+        states: tuple[tuple[TaskName, Alias], ...] = (),
+        blobs: tuple[tuple[str, Version], ...] = (),
+    ) -> None:
+        self._require(
+            *(TaskWant(task) for task in tasks),
+            *(StatesWant(*state) for state in states),
+            *(BlobWant(*blob) for blob in blobs),
+        )
+
     def unnamed_blobs(self, before: float) -> tuple[BlobRow, ...]:
         found = [self.blob(*bytes_of(field)) for field in self._reply(UnnamedWant(before))]
         return tuple(row for row in found if row is not None)
 
     def save_blob(self, row: BlobRow) -> None:
         field = bytes_field(row.tenant, row.version)
+        self._use(row.tenant, row.version, row.size_bytes)
         self._blobs[row.tenant, row.version] = row
         self._run("HSET", self._keys.blobs, field, dump_blob(row))
         if row.unnamed_since is None:
@@ -153,6 +177,7 @@ class RedisTables:
             self._run("ZADD", self._keys.unnamed, "-inf" if row.is_tombstone else repr(row.unnamed_since), field)
 
     def remove_blob(self, tenant: str, version: Version) -> None:
+        self._use(tenant, version, 0)
         self._blobs[tenant, version] = None
         self._run("HDEL", self._keys.blobs, bytes_field(tenant, version))
         self._run("HDEL", self._keys.named, bytes_field(tenant, version))  # 0 by now: only unnamed bytes go
@@ -193,6 +218,12 @@ class RedisTables:
     def _count(self, tenant: str, version: Version, more: int) -> None:
         self._num_names[tenant, version] = self._num_names.get((tenant, version), 0) + more
         self._run("HINCRBY", self._keys.named, bytes_field(tenant, version), str(more))
+
+    def _use(self, tenant: str, version: Version, size_bytes: int) -> None:
+        before = self.blob(tenant, version)
+        more = size_bytes - (before.size_bytes if before else 0)
+        if more:
+            self._run("HINCRBY", self._keys.usage, tenant, str(more))
 
     def _reply(self, want: Want) -> Reply:
         self._require(want)

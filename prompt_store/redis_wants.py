@@ -116,6 +116,30 @@ class UnnamedWant:
 
 
 @dataclass(frozen=True, slots=True)
+class UsageWant(_Final):
+    """How many bytes the rows of a tenant have together."""
+
+    tenant: str
+
+    def command(self, keys: RedisKeys) -> Command:
+        return "HGET", keys.usage, self.tenant
+
+
+@dataclass(frozen=True, slots=True)
+class TenantWant:
+    """Any task of the tenant that stands behind this one, which leads to the next."""
+
+    after: str | None
+
+    def command(self, keys: RedisKeys) -> Command:
+        first = b"-" if self.after is None else f"({self.after}/".encode() + b"\xff"
+        return "ZRANGEBYLEX", keys.tasks, first, "+", "LIMIT", "0", "1"
+
+    def leads_to(self, reply: Reply) -> tuple[Want, ...]:
+        return tuple(TenantWant(task_of(member).tenant) for member in reply)
+
+
+@dataclass(frozen=True, slots=True)
 class AllBlobsWant(_Final):
     """The rows of all bytes."""
 

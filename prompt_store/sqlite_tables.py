@@ -123,6 +123,21 @@ class SqliteTables:
     def blobs(self) -> tuple[BlobRow, ...]:
         return tuple(_blob(row) for row in self._rows("SELECT * FROM blobs"))
 
+    def usage(self, tenant: str) -> int:
+        ((size_bytes,),) = self._rows("SELECT coalesce(sum(size_bytes), 0) FROM blobs WHERE tenant = ?", tenant)
+        return int(size_bytes)
+
+    def tenants(self) -> tuple[str, ...]:
+        return tuple(tenant for (tenant,) in self._rows("SELECT DISTINCT tenant FROM tasks"))
+
+    def foresee(
+        self,
+        tasks: tuple[TaskName, ...] = (),
+        states: tuple[tuple[TaskName, Alias], ...] = (),
+        blobs: tuple[tuple[str, Version], ...] = (),
+    ) -> None:
+        pass  # everything is at hand
+
     def unnamed_blobs(self, before: float) -> tuple[BlobRow, ...]:
         return tuple(
             _blob(row) for row in self._rows("SELECT * FROM blobs WHERE is_tombstone OR unnamed_since <= ?", before)

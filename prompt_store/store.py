@@ -68,6 +68,24 @@ class TaskPage:
     cursor: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class TaskCopy:
+    """One task whole, as a backup carries it: its versions, and every state of every alias, oldest first."""
+
+    task: TaskName
+    versions: tuple[VersionRecord, ...]
+    states: tuple[AliasState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """Bytes that `collect` would delete. `version` is None for what a writer left that never finished."""
+
+    tenant: str
+    version: Version | None
+    size_bytes: int
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Sequence:
     """The store's monotonic counter. A new epoch means that the store was recreated or lost its tail."""
@@ -157,6 +175,35 @@ class PromptStore(Protocol):
 
     async def collect(self, grace_s: float) -> int:
         """Delete bytes that no version has named for `grace_s` seconds; return how many bytes were freed."""
+        ...
+
+    async def orphans(self, grace_s: float) -> tuple[Orphan, ...]:
+        """Return what `collect(grace_s)` would delete now; delete nothing."""
+        ...
+
+    async def usage(self, tenant: str) -> int:
+        """Return how many bytes are kept for a tenant; deleted ones count until they are collected."""
+        ...
+
+    async def tenants(self) -> tuple[str, ...]:
+        """Return every tenant that has a task, in any order."""
+        ...
+
+    async def copies(self, tenant: str, after: str, limit: int) -> tuple[TaskCopy, ...]:
+        """Return up to `limit` tasks by name behind the name `after`, all as they were at one moment."""
+        ...
+
+    async def put_many(self, tenant: str, artifacts: tuple[bytes, ...]) -> tuple[Version, ...]:
+        """Put each, durable on return; cheaper than one by one. After an error some may have been put."""
+        ...
+
+    async def restore(self, brought: tuple[TaskCopy, ...]) -> tuple[TaskName, ...]:
+        """Bring tasks back as they were, all at once, with their history; their bytes were put before.
+
+        A task that is here and the same is left alone; one that is here and differs is left too, and returned.
+        Raises VersionNotFoundError when bytes were never put, ConflictError when a copy contradicts itself; then
+        nothing has changed.
+        """
         ...
 
     async def close(self) -> None:

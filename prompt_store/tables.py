@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -71,6 +71,23 @@ class Tables(Protocol):
         """Return the rows of all bytes of all tenants."""
         ...
 
+    def usage(self, tenant: str) -> int:
+        """Return how many bytes the tenant's rows have together."""
+        ...
+
+    def tenants(self) -> tuple[str, ...]:
+        """Return every tenant that has a task."""
+        ...
+
+    def foresee(
+        self,
+        tasks: tuple[TaskName, ...] = (),
+        states: tuple[tuple[TaskName, Alias], ...] = (),
+        blobs: tuple[tuple[str, Version], ...] = (),
+    ) -> None:
+        """Hear what will be asked for next, so that tables that are far away read it in one round."""
+        ...
+
     def unnamed_blobs(self, before: float) -> tuple[BlobRow, ...]:
         """Return the rows of bytes that no task has named since `before`, and every tombstone."""
         ...
@@ -129,6 +146,14 @@ class Blobs(Protocol):
 
     def remove(self, tenant: str, version: Version) -> int:
         """Delete the bytes; return how many, 0 when there were none."""
+        ...
+
+    def write_many(self, tenant: str, artifacts: Mapping[Version, bytes]) -> None:
+        """Keep each, durable on return; like `write`, with fewer waits for the disk."""
+        ...
+
+    def strays(self, known: tuple[BlobRow, ...], before: float) -> tuple[int, ...]:
+        """Return the sizes of what `sweep` would delete."""
         ...
 
     def sweep(self, known: tuple[BlobRow, ...], before: float) -> int:

@@ -27,7 +27,7 @@ from prompt_store.memory import MemoryStore
 from prompt_store.redis_address import parse_redis_url
 from prompt_store.redis_store import RedisOptions, RedisStore
 from prompt_store.refs import LIVE, Alias, TaskName, Version
-from prompt_store.store import Change, PromptStore, Sequence, Target, VersionRecord
+from prompt_store.store import Change, Orphan, PromptStore, Sequence, Target, TaskCopy, VersionRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -561,6 +561,139 @@ class TestCollect:
         await store.collect(60)
         assert await publish(store, b"one") == version
         assert await store.get("acme", version) == b"one"
+
+    async def test_orphans_are_what_would_be_deleted(self, store: PromptStore, clock: Clock) -> None:
+        version = await store.put("acme", b"one")
+        await publish(store, b"two")
+        assert await store.orphans(60) == ()
+        clock.at += 61
+        assert await store.orphans(60) == (Orphan("acme", version, 3),)
+        assert await store.get("acme", version) == b"one"
+        await store.collect(60)
+        assert await store.orphans(0) == ()
+
+    async def test_a_publish_while_bytes_are_collected_is_never_lost(self, store: PromptStore, clock: Clock) -> None:
+        version = await publish(store, b"one")
+        for _ in range(20):
+            await store.delete_task(TASK)
+            clock.at += 100
+            await asyncio.gather(publish(store, b"one"), *(store.collect(60) for _ in range(3)))
+            assert await store.get("acme", version) == b"one"
+            assert (await store.resolve(TASK)).versions == (record_of(version),)
+
+    async def test_usage_counts_bytes_until_they_are_collected(self, store: PromptStore, clock: Clock) -> None:
+        assert await store.usage("acme") == 0
+        await publish(store, b"one")
+        await publish(store, b"one", OTHER)
+        await publish(store, b"three", OTHER)
+        await publish(store, b"two", TaskName("rival", "sentiment"))
+        assert (await store.usage("acme"), await store.usage("rival")) == (8, 3)
+        await store.delete_task(OTHER)
+        assert await store.usage("acme") == 8
+        clock.at += 100
+        await store.collect(60)
+        assert await store.usage("acme") == 3
+
+
+async def history_of(store: PromptStore) -> TaskCopy:
+    """Publish twice, move, quarantine and roll back; return the task as a backup carries it."""
+    first, second = await publish(store, b"one"), await publish(store, b"two")
+    await go(store, first, second)
+    await go(store, second)
+    await store.quarantine(TASK, second, "non-finite")
+    await go(store, first, alias=CANARY)
+    (copy,) = await store.copies("acme", "", 10)
+    return copy
+
+
+class TestCopies:
+    async def test_a_copy_holds_everything(self, store: PromptStore) -> None:
+        copy = await history_of(store)
+        record = await store.resolve(TASK)
+        assert (copy.task, copy.versions) == (TASK, record.versions)
+        assert copy.states == (*await store.history(TASK, CANARY), *await store.history(TASK, LIVE))
+
+    async def test_copies_come_in_pages_by_name(self, store: PromptStore) -> None:
+        for name in ("b", "a", "c"):
+            await publish(store, b"one", TaskName("acme", name))
+        await publish(store, b"one", TaskName("rival", "a"))
+        assert [copy.task.name for copy in await store.copies("acme", "", 2)] == ["a", "b"]
+        assert [copy.task.name for copy in await store.copies("acme", "b", 2)] == ["c"]
+        assert await store.copies("acme", "c", 2) == ()
+
+    async def test_tenants_are_those_with_tasks(self, store: PromptStore) -> None:
+        assert await store.tenants() == ()
+        for tenant in ("acme", "acme-b", "acme.c", "a", "z"):
+            await publish(store, b"one", TaskName(tenant, "x"))
+            await publish(store, b"one", TaskName(tenant, "y"))
+        await store.put("nobody", b"one")
+        assert sorted(await store.tenants()) == ["a", "acme", "acme-b", "acme.c", "z"]
+
+    async def test_what_was_deleted_comes_back_as_it_was(self, store: PromptStore) -> None:
+        copy = await history_of(store)
+        await store.delete_task(TASK, force=True)
+        before = await store.sequence()
+        assert await store.restore((copy,)) == ()
+        assert await store.copies("acme", "", 10) == (copy,)
+        assert (await store.sequence()).number == before.number + 1
+        assert await go(store, copy.versions[0].version) == 3
+
+    async def test_bytes_of_a_restored_task_stay(self, store: PromptStore, clock: Clock) -> None:
+        copy = await history_of(store)
+        await store.delete_task(TASK, force=True)
+        await store.restore((copy,))
+        clock.at += 1000
+        assert await store.collect(60) == 0
+        assert await store.get("acme", copy.versions[0].version) == b"one"
+
+    async def test_restoring_again_changes_nothing(self, store: PromptStore) -> None:
+        copy = await history_of(store)
+        before = await store.sequence()
+        assert await store.restore((copy,)) == ()
+        assert await store.sequence() == before
+
+    async def test_a_task_that_differs_is_left_and_named(self, store: PromptStore) -> None:
+        copy = await history_of(store)
+        await go(store, copy.versions[0].version)
+        assert await store.restore((copy,)) == (TASK,)
+        assert (await store.resolve(TASK)).aliases[LIVE].serial == 3
+
+    async def test_restore_without_bytes_changes_nothing(self, store: PromptStore) -> None:
+        copy = await history_of(store)
+        await store.delete_task(TASK, force=True)
+        lacking = TaskCopy(OTHER, (record_of(version_of(b"never")),), ())
+        with pytest.raises(VersionNotFoundError, match="never put"):
+            await store.restore((copy, lacking))
+        assert await store.copies("acme", "", 10) == ()
+
+    async def test_a_copy_that_contradicts_itself(self, store: PromptStore) -> None:
+        copy = await history_of(store)
+        await store.delete_task(TASK, force=True)
+        torn = [
+            (copy, copy),
+            (replace(copy, versions=()),),
+            (replace(copy, versions=copy.versions[:1]),),
+            (replace(copy, versions=copy.versions * 2),),
+            (replace(copy, states=copy.states * 2),),
+        ]
+        for brought in torn:
+            with pytest.raises(ConflictError, match="brought"):
+                await store.restore(brought)
+        assert await store.copies("acme", "", 10) == ()
+
+    async def test_many_are_put_as_one_is(self, store: PromptStore, clock: Clock) -> None:
+        raws = tuple(b"%d" % index for index in range(100)) * 2
+        versions = await store.put_many("acme", raws)
+        assert versions == tuple(map(version_of, raws))
+        assert await store.get("acme", versions[77]) == b"77"
+        await store.commit(TASK, record_of(versions[3]))
+        clock.at += 100
+        assert await store.collect(60) == sum(map(len, set(raws))) - 1
+
+    async def test_many_over_the_cap(self, store: PromptStore) -> None:
+        with pytest.raises(TooLargeError, match="1048576"):
+            await store.put_many("acme", (b"one", bytes((1 << 20) + 1)))
+        assert await store.put_many("acme", ()) == ()
 
 
 async def test_a_closed_store_says_so(store: PromptStore) -> None:
