@@ -23,8 +23,10 @@ _KINDS = "use file:///absolute/path, redis://host:6379/0 or memory:"
 log = logging.getLogger(__name__)
 
 
-def open_store(url: str, disk_options: DiskOptions | None = None) -> PromptStore:
+def open_store(url: str, disk_options: DiskOptions | None = None, *, with_cache: bool = True) -> PromptStore:
     """Open `file:///absolute/path` (created if missing), `memory:`, or what `redis_address` reads. Blocking, and quick.
+
+    Without a cache, a store in Redis must answer, and is asked for everything.
 
     Raises InvalidNameError for another address, StoreUnavailableError when the store cannot be opened, ConflictError
     when it could be but would lose prompts.
@@ -35,20 +37,21 @@ def open_store(url: str, disk_options: DiskOptions | None = None) -> PromptStore
     if parts.scheme == "file" and not parts.netloc and not parts.query and parts.path.startswith("/"):
         return DiskStore(Path(unquote(parts.path)), disk_options)
     if is_redis(url):
-        return _open_redis(parse_redis_url(url))
+        return _open_redis(parse_redis_url(url), with_cache)
     shown = url if "@" not in url else f"{parts.scheme}://..."  # a password may stand in front of the @
     raise InvalidNameError(f"store address {shown[:200]!r} is not known: {_KINDS}")
 
 
-def _open_redis(address: RedisAddress) -> PromptStore:
+def _open_redis(address: RedisAddress, with_cache: bool) -> PromptStore:
     with ThreadPoolExecutor(1) as thread:  # of its own: whoever calls may have a loop that runs
         try:
             thread.submit(asyncio.run, _check(address)).result()
         except StoreUnavailableError as error:
-            if address.cache_root is None:
+            if address.cache_root is None or not with_cache:
                 raise
             log.warning("the store does not answer; serving what its cache holds", exc_info=error)
-    return CachedStore(RedisStore(address), _cache(address))
+    store = RedisStore(address)
+    return CachedStore(store, _cache(address)) if with_cache else store
 
 
 def _cache(address: RedisAddress) -> CacheFiles:

@@ -1,0 +1,1 @@
+"""A whole store as one file, and back: a tar of canonical artifacts and of a ledger that names them."""

@@ -1,0 +1,111 @@
+"""Write a store into a backup, in place only when it is whole and on the disk."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prompt_store.refs import Version
+from prompt_store.store import PromptStore
+from server.cli.backup import ledger
+from server.cli.backup.container import (
+    END,
+    FORMAT,
+    HEAD,
+    SCHEMA,
+    TASKS_PER_LEDGER,
+    Tally,
+    artifact_name,
+    ledger_name,
+)
+from server.cli.checkpoints.reading import reading
+from server.cli.errors import LocalFileError
+
+Advance = Callable[[int], None]
+
+
+async def export_store(store: PromptStore, file: Path, announce: Advance, advance: Advance) -> Tally:
+    """Write every task of `store` to `file`, replacing it in one step; `advance` hears of each artifact's bytes.
+
+    Raises StoreError, LocalFileError; then `file` is as it was.
+    """
+    tenants = sorted(await store.tenants())
+    size_bytes = sum([await store.usage(tenant) for tenant in tenants])
+    announce(size_bytes)
+    with _in_place_when_whole(file) as tar:
+        writer = _Writer(tar)
+        writer.add(HEAD, _json({"format": FORMAT, "schema": SCHEMA, "at": time.time(), "size_bytes": size_bytes}))
+        for tenant in tenants:
+            await _export_tenant(store, tenant, writer, advance)
+        writer.add(END, _json(writer.tally.as_dict()))
+    return writer.tally
+
+
+async def _export_tenant(store: PromptStore, tenant: str, writer: _Writer, advance: Advance) -> None:
+    after = ""
+    written: set[Version] = set()
+    while copies := await store.copies(tenant, after, TASKS_PER_LEDGER):
+        wanted = dict.fromkeys(record.version for copy in copies for record in copy.versions)
+        for version in (version for version in wanted if version not in written):
+            raw = await store.get(tenant, version)
+            writer.add(artifact_name(tenant, version), raw)
+            advance(len(raw))
+        written |= wanted.keys()
+        raw = ledger.dump(copies)
+        writer.add(ledger_name(raw), raw, len(copies))
+        after = copies[-1].task.name
+
+
+class _Writer:
+    def __init__(self, tar: tarfile.TarFile) -> None:
+        self.tally = Tally()
+        self._tar = tar
+
+    def add(self, name: str, raw: bytes, num_tasks: int = 0) -> None:
+        member = tarfile.TarInfo(name)
+        member.size = len(raw)
+        member.mode = 0o600
+        try:
+            self._tar.addfile(member, io.BytesIO(raw))
+        except OSError as error:
+            raise LocalFileError(f"the backup cannot be written: {error.strerror or error}. Free some space") from error
+        self.tally.add(name, num_tasks)
+
+
+@contextmanager
+def _in_place_when_whole(file: Path) -> Iterator[tarfile.TarFile]:
+    with reading(file):
+        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".part", dir=file.absolute().parent)
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as opened:
+            tar = tarfile.open(fileobj=opened, mode="w|", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 -- not on errors
+            yield tar
+            with reading(file):
+                tar.close()
+                opened.flush()
+                os.fsync(opened.fileno())
+        with reading(file):
+            partial.replace(file)
+            _sync_directory(file.absolute().parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _json(fields: dict[str, object]) -> bytes:
+    return json.dumps(fields, indent=2).encode() + b"\n"
