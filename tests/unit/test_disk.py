@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import itertools
 import os
 import sqlite3
 import subprocess
@@ -159,6 +160,52 @@ class TestOrder:
             assert again.read("acme", VERSION) == RAW
         # The first look may fail unseen: then the bytes are simply written.
         assert num_failed == len(whole.calls) - 1
+
+
+MANY = {version_of(raw): raw for raw in (RAW, b"two" * 100, b"three" * 100)}
+
+
+class TestManyAtOnce:
+    def test_every_file_is_synced_before_any_is_renamed_and_each_directory_once(self, tmp_path: Path) -> None:
+        files = RecordingFiles()
+        blob_files(tmp_path, files).write_many("acme", MANY)
+        looks = [("read", str(blob_of(tmp_path, version))) for version in MANY]
+        order = [call for call in files.calls if call[0] not in ("make_directory", "write") and call not in looks]
+        kinds = [kind for kind, _ in itertools.groupby(call for call, _ in order)]
+        assert kinds == ["create", "sync", "read", "rename", "sync_directory"]
+        assert [call for call, _ in order].count("rename") == 3
+        synced = [path for call, path in files.calls if call == "sync_directory"]
+        assert len(synced) == len(set(synced)) == 6  # three of two digits, and those above
+        assert all(blob_files(tmp_path, Files()).read("acme", version) == raw for version, raw in MANY.items())
+
+    def test_more_than_may_be_open_at_once(self, tmp_path: Path) -> None:
+        raws = {version_of(b"%d" % index): b"%d" % index for index in range(200)}
+        blobs = blob_files(tmp_path, Files())
+        blobs.write_many("acme", raws)
+        assert [blobs.read("acme", version) for version in raws] == list(raws.values())
+        assert len(files_in(tmp_path)) == 200
+
+    @pytest.mark.parametrize(
+        ("error", "expected"), [(errno.ENOSPC, StoreFullError), (errno.EIO, StoreUnavailableError)]
+    )
+    def test_any_call_may_fail_and_nothing_is_torn(
+        self, tmp_path: Path, error: int, expected: type[StoreError]
+    ) -> None:
+        whole = RecordingFiles()
+        blob_files(tmp_path / "whole", whole).write_many("acme", MANY)
+        num_failed = 0
+        for index in range(len(whole.calls)):
+            root = tmp_path / str(index)
+            failing = blob_files(root, RecordingFiles(index, error))
+            try:
+                failing.write_many("acme", MANY)
+            except StoreError as found:
+                num_failed += type(found) is expected
+            assert {path.name for path in files_in(root)} <= {blob_of(root, version).name for version in MANY}
+            again = blob_files(root, Files())
+            again.write_many("acme", MANY)
+            assert all(again.read("acme", version) == raw for version, raw in MANY.items())
+        assert num_failed == len(whole.calls) - len(MANY)  # each first look may fail unseen
 
 
 class TestDamage:

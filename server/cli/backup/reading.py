@@ -69,22 +69,29 @@ def read_backup(file: Path, advance: Advance, tally: Tally | None = None) -> Ite
             tar = tarfile.open(fileobj=_Counted(opened, advance), mode="r|")  # type: ignore[call-overload]  # noqa: SIM115
         except tarfile.TarError as error:
             raise _damaged(file, f"it is no tar: {error}") from error
-        members = _members(tar, file)
-        _check_head(file, next(members, ("", b"")))
-        tally.add(HEAD)
-        for name, raw in members:
-            if name == END:
-                _check_end(file, raw, tally)
-                return
-            member = _read(file, name, raw)
-            tally.add(name, 0 if isinstance(member, BackedUpArtifact) else len(member))
-            yield member
-        raise _damaged(file, "it was cut short: it has no end")
+        with tar:
+            members = _members(tar, file)
+            _check_head(file, next(members, ("", b"")))
+            tally.add(HEAD)
+            yield from _rest(file, members, tally)
+
+
+def _rest(file: Path, members: Iterator[tuple[str, bytes]], tally: Tally) -> Iterator[BackedUp]:
+    for name, raw in members:
+        if name == END:
+            _check_end(file, raw, tally)
+            return
+        member = _read(file, name, raw)
+        tally.add(name, 0 if isinstance(member, BackedUpArtifact) else len(member))
+        yield member
+    raise _damaged(file, "it was cut short: it has no end")
 
 
 def _members(tar: tarfile.TarFile, file: Path) -> Iterator[tuple[str, bytes]]:
     try:
         while (member := tar.next()) is not None:
+            if member.offset == 0 and member.name != HEAD:
+                raise _foreign(file, member.name)
             if not member.isreg() or member.size > _limit(member.name):
                 raise _damaged(file, f"it has {member.name[:100]!r}, which no backup has")
             opened = tar.extractfile(member)
@@ -118,7 +125,7 @@ def _check_head(file: Path, member: tuple[str, bytes]) -> None:
     name, raw = member
     head = _object(raw) if name == HEAD else {}
     if head.get("format") != FORMAT:
-        raise BackupFileError(f"{file} is not a backup that `softmux export` wrote; it begins with {name[:100]!r}")
+        raise _foreign(file, name)
     if head.get("schema") != SCHEMA:
         raise BackupFileError(
             f"{file} has schema {head.get('schema')} and this softmux knows {SCHEMA}; use a newer one"
@@ -136,6 +143,10 @@ def _object(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _foreign(file: Path, name: str) -> BackupFileError:
+    return BackupFileError(f"{file} is not a backup that `softmux export` wrote; it begins with {name[:100]!r}")
 
 
 def _damaged(file: Path, found: str) -> BackupFileError:

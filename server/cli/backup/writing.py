@@ -25,7 +25,6 @@ from server.cli.backup.container import (
     artifact_name,
     ledger_name,
 )
-from server.cli.checkpoints.reading import reading
 from server.cli.errors import LocalFileError
 
 Advance = Callable[[int], None]
@@ -40,7 +39,7 @@ async def export_store(store: PromptStore, file: Path, announce: Advance, advanc
     size_bytes = sum([await store.usage(tenant) for tenant in tenants])
     announce(size_bytes)
     with _in_place_when_whole(file) as tar:
-        writer = _Writer(tar)
+        writer = _Writer(tar, file)
         writer.add(HEAD, _json({"format": FORMAT, "schema": SCHEMA, "at": time.time(), "size_bytes": size_bytes}))
         for tenant in tenants:
             await _export_tenant(store, tenant, writer, advance)
@@ -64,39 +63,51 @@ async def _export_tenant(store: PromptStore, tenant: str, writer: _Writer, advan
 
 
 class _Writer:
-    def __init__(self, tar: tarfile.TarFile) -> None:
+    def __init__(self, tar: tarfile.TarFile, file: Path) -> None:
         self.tally = Tally()
+        self._file = file
         self._tar = tar
 
     def add(self, name: str, raw: bytes, num_tasks: int = 0) -> None:
         member = tarfile.TarInfo(name)
         member.size = len(raw)
         member.mode = 0o600
-        try:
+        with _writing(self._file):
             self._tar.addfile(member, io.BytesIO(raw))
-        except OSError as error:
-            raise LocalFileError(f"the backup cannot be written: {error.strerror or error}. Free some space") from error
         self.tally.add(name, num_tasks)
 
 
 @contextmanager
 def _in_place_when_whole(file: Path) -> Iterator[tarfile.TarFile]:
-    with reading(file):
+    with _writing(file):
         handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".part", dir=file.absolute().parent)
     partial = Path(name)
     try:
         with os.fdopen(handle, "wb") as opened:
             tar = tarfile.open(fileobj=opened, mode="w|", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 -- not on errors
-            yield tar
-            with reading(file):
-                tar.close()
-                opened.flush()
+            try:
+                yield tar
+            finally:
+                with _writing(file):
+                    tar.close()
+                    opened.flush()
+            with _writing(file):
                 os.fsync(opened.fileno())
-        with reading(file):
+        with _writing(file):
             partial.replace(file)
             _sync_directory(file.absolute().parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LocalFileError(
+            f"{file} cannot be written: {error.strerror or error}. Check its folder and the space, then export again"
+        ) from error
 
 
 def _sync_directory(path: Path) -> None:
