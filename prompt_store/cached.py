@@ -55,7 +55,7 @@ class CachedStore(CachedBackup):
         self._is_closed = False
 
     def stale_s(self) -> float | None:
-        """Return for how long the store has been away, and answers stale; None while it answers."""
+        """See `PromptStore.stale_s`."""
         return self._breaker.away_s()
 
     async def put(self, tenant: str, artifact: bytes) -> Version:

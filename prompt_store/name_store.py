@@ -80,6 +80,9 @@ class NameStore:
         """See `PromptStore.changes`. A task that changed often meanwhile is named once; ends when the store closes."""
         return self._feed.follow(since, self._changed_since)
 
+    def stale_s(self) -> None:
+        """See `PromptStore.stale_s`: what keeps no copies answers with what is true now, or not at all."""
+
     async def close(self) -> None:
         """See `PromptStore.close`."""
         self._feed.close()

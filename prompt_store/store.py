@@ -206,6 +206,10 @@ class PromptStore(Protocol):
         """
         ...
 
+    def stale_s(self) -> float | None:
+        """Return for how long answers have been of old copies because the originals are away; None: they are not."""
+        ...
+
     async def close(self) -> None:
         """Release files and connections."""
         ...

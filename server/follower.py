@@ -45,13 +45,15 @@ class StoreFollower:
         self._heard: Sequence | None = None  # every change up to here is followed or owed
         self._polled: Sequence | None = None
         self._reached_at = clock()
+        self._is_reached = True
         self._owed: set[TaskName] = set()
         self._jobs: dict[TaskName, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(_MAX_FOLLOWS)
 
-    def stale_s(self) -> float:
-        """Return for how long the store has not answered; at most the poll interval while it does."""
-        return self._clock() - self._reached_at
+    def stale_s(self) -> float | None:
+        """Return how long ago the store answered last; None while it answers."""
+        is_away = not self._is_reached or self._store.stale_s() is not None
+        return self._clock() - self._reached_at if is_away else None
 
     async def run(self) -> None:
         """Follow until cancelled. A store that is away is asked again; what is served stays."""
@@ -66,8 +68,12 @@ class StoreFollower:
 
     async def poll_once(self) -> None:
         """Read the sequence; owe every task if hints were lost, else only those that lag. Raises StoreError."""
-        now = await self._store.sequence()
-        self._reached_at = self._clock()
+        try:
+            now = await self._store.sequence()
+        except StoreError:
+            self._is_reached = False
+            raise
+        self._reached_at, self._is_reached = self._clock(), True
         lost = self._lost(now)
         self._polled = now
         if lost:

@@ -109,8 +109,8 @@ class Tasks:
         """Whether the version is on the device now."""
         return self._residents.is_resident(task, version)
 
-    def store_stale_s(self) -> float:
-        """Return for how long the store has not answered the follower."""
+    def store_stale_s(self) -> float | None:
+        """Return how long ago the store answered last, so how old what is served may be; None while it answers."""
         return self._follower.stale_s()
 
     async def move(

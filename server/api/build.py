@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 from server.api.errors import add_error_handlers
 from server.api.middleware import BoundedBody, RequestScope
@@ -23,6 +23,7 @@ from server.api.routes import (
     tasks,
     versions,
 )
+from server.api.services import may_be_stale
 from server.settings import Limits
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -48,12 +49,14 @@ def build_api(limits: Limits, lifespan: Lifespan) -> FastAPI:
     add_error_handlers(app)
     app.add_middleware(BoundedBody, limits=limits)
     app.add_middleware(RequestScope)  # added last, so outermost
-    for router in _routers():  # the order of the page: what most people come for first
+    for router in _prompt_routers():  # the order of the page: what most people come for first
+        app.include_router(router, dependencies=[Depends(may_be_stale)])
+    for router in (backbone.router, operation.router, operation.admin_router, documentation.router):
         app.include_router(router)
     return app
 
 
-def _routers() -> tuple[APIRouter, ...]:
+def _prompt_routers() -> tuple[APIRouter, ...]:
     of_one_task = (tasks.task_router, versions.router, aliases.router, residency.router)
     return (
         infer.router,
@@ -62,8 +65,4 @@ def _routers() -> tuple[APIRouter, ...]:
         tasks.tenant_forms(tasks.list_router),
         *(in_both_forms(router) for router in of_one_task),
         plan.router,
-        backbone.router,
-        operation.router,
-        operation.admin_router,
-        documentation.router,
     )

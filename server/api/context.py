@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from starlette.types import Scope
@@ -23,6 +23,7 @@ class RequestContext:
     task: str | None = None
     problem: str | None = None
     client_left: bool = False
+    stale_s: Callable[[], float | None] = lambda: None  # how old what it is answered from may be
 
 
 def open_context(scope: Scope) -> RequestContext:

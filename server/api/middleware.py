@@ -41,7 +41,7 @@ class RequestScope:
             return
         context = open_context(scope)
         token = REQUEST_ID.set(context.request_id)
-        reply = _Reply(send, context.request_id)
+        reply = _Reply(send, context)
         try:
             await self._answered(scope, receive, reply)
         finally:
@@ -63,17 +63,20 @@ class RequestScope:
 
 
 class _Reply:
-    """`send`, with the request's id added to the headers and the status remembered."""
+    """`send`, with the request's id and what may be stale added to the headers, and the status remembered."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, context: RequestContext) -> None:
         self._send = send
-        self._request_id = request_id
+        self._context = context
         self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message)["X-Request-Id"] = self._request_id
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self._context.request_id
+            if self.status < 400 and (stale_s := self._context.stale_s()) is not None:
+                headers["X-Prompt-Stale"] = f"{stale_s:.0f}"
         await self._send(message)
 
 

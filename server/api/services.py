@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 from fastapi import Depends, Request
 
 from prompt_store.store import PromptStore
+from server.api.context import context_of
 from server.engine.types import EngineState
 from server.inference.service import InferenceService
 from server.publishing import Publisher
@@ -70,6 +71,11 @@ async def services_of(request: Request) -> Services:
     """Return the services of the application that handles this request."""
     services: Services = request.app.state.services
     return services
+
+
+async def may_be_stale(request: Request, services: Annotated[Services, Depends(services_of)]) -> None:
+    """Have a good answer say how old it may be while the store is away."""
+    context_of(request.scope).stale_s = services.parts.tasks.store_stale_s
 
 
 ServicesOf = Annotated[Services, Depends(services_of)]

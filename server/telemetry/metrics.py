@@ -43,7 +43,7 @@ class Metrics:
         self.alias_moves = self._counter("alias_moves", "Aliases moved through this replica")
         self.store_up = Gauge("softmux_store_up", "Whether the store answered last time", registry=self.registry)
         self.store_stale_seconds = Gauge(
-            "softmux_store_stale_seconds", "Since the store answered last", registry=self.registry
+            "softmux_store_stale_seconds", "Since the store answered last, while it does not", registry=self.registry
         )
 
     def watch_engine(self, state: Callable[[], EngineState]) -> None:

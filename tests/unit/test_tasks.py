@@ -332,6 +332,20 @@ async def test_a_change_is_followed_after_the_store_came_back(replica: Replica):
     assert await replica.served() == two
 
 
+async def test_what_is_served_is_stale_while_the_store_is_away(replica: Replica):
+    await replica.hear()
+    replica.clock.now += 5
+    assert replica.tasks.store_stale_s() is None
+    replica.store.is_away = True
+    with pytest.raises(StoreUnavailableError):
+        await replica.hear()
+    replica.clock.now += 2
+    assert replica.tasks.store_stale_s() == 7
+    replica.store.is_away = False
+    await replica.hear()
+    assert replica.tasks.store_stale_s() is None
+
+
 async def test_the_follower_hears_of_a_move_by_the_stores_hint():
     store, engine = AwayStore(), fake_engine()
     tasks = Tasks(store, engine, TasksSettings(poll_interval_s=0.01))

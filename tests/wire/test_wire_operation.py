@@ -34,9 +34,11 @@ def test_probes_of_a_healthy_server(client: httpx.Client) -> None:
         assert source.startswith("data:") or client.get(source).status_code == 200
 
 
-def test_a_stuck_worker_turns_livez_red(server: Server, client: httpx.Client) -> None:
+def test_a_stuck_worker_turns_both_probes_red(server: Server, client: httpx.Client) -> None:
     server.engine.heartbeat_age_s = 1000.0
     assert client.get("/livez").status_code == 503
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["reasons"]) == (503, ["the worker has been at one step for 1000 s"])
     assert server.deaths == []
 
 
@@ -150,6 +152,7 @@ def test_metrics_have_the_documented_names(server: Server, client: httpx.Client)
         'softmux_publishes_total{result="created"} 1.0',
         "softmux_alias_moves_total 2.0",
         "softmux_store_up 1.0",
+        "softmux_store_stale_seconds 0.0",
         "softmux_kv_cache_usage_ratio 0.1",
         'softmux_prompt_resident{tier="device"} 1.0',
         "softmux_num_requests_running 0.0",

@@ -22,6 +22,7 @@ from server.parts import put_together
 from server.settings import Settings
 
 VERSIONS = "/v1/tasks/sentiment/versions"
+BATCH = {"requests": [{"task_id": "sentiment", "inputs": "x"}]}
 ARTIFACT = {"Content-Type": ARTIFACT_TYPE}
 
 
@@ -56,6 +57,16 @@ def infer(client: httpx.Client, task: str = "sentiment") -> httpx.Response:
     return client.post("/v1/infer", json={"task_id": task, "inputs": "x"})
 
 
+def is_stale(answer: httpx.Response) -> bool:
+    assert answer.headers.get("x-prompt-stale", "0").isdigit()
+    return "x-prompt-stale" in answer.headers
+
+
+def metric(client: httpx.Client, name: str) -> float:
+    lines = (line.partition(" ") for line in client.get("/metrics").text.splitlines())
+    return next(float(value) for key, _, value in lines if key == name)
+
+
 def until(client: httpx.Client, version: str) -> None:
     """Return once the replica answers with this version; the test's own time limit ends what never does."""
     while (answer := infer(client)).status_code == 404 or answer.json().get("version") != version:
@@ -78,7 +89,17 @@ def test_replicas_share_a_store_and_outlive_its_outage(redis: RedisServer, tmp_p
         redis.kill()
         assert [infer(client).json()["version"] for client in (first, second)] == [new, new]
         assert first.get("/v1/tasks/sentiment").json()["aliases"][0]["serial"] == 2
-        assert infer(first, "unseen").status_code == 503
+        unseen = infer(first, "unseen")
+        assert unseen.status_code == 503
+        assert not is_stale(unseen)
+        for answer in (infer(first), first.get("/v1/tasks/sentiment"), first.post("/v1/infer/batch", json=BATCH)):
+            assert (answer.status_code, is_stale(answer)) == (200, True)
+        assert not is_stale(first.get("/v1/backbone"))
+        ready = first.get("/readyz")
+        assert (ready.status_code, ready.json()["reasons"]) == (200, [])
+        assert ready.json()["store_stale_s"] >= 0
+        assert metric(first, "softmux_store_up") == 0
+        assert metric(first, "softmux_store_stale_seconds") > 0
         refused = first.post(VERSIONS, content=classifier(labels=("a", "b")).to_bytes(), headers=ARTIFACT)
         assert (refused.status_code, refused.json()["error"]["type"]) == (503, "store_unavailable")
 
@@ -88,6 +109,10 @@ def test_replicas_share_a_store_and_outlive_its_outage(redis: RedisServer, tmp_p
         redis.start()
         while infer(first, "unseen").status_code == 503:
             pass
+        while is_stale(infer(first)):
+            pass
+        assert first.get("/readyz").json()["store_stale_s"] is None
+        assert (metric(first, "softmux_store_up"), metric(first, "softmux_store_stale_seconds")) == (1, 0)
         again = first.post(VERSIONS, content=classifier(labels=("a", "b")).to_bytes(), headers=ARTIFACT)
         assert again.status_code == 201, again.text
         until(second, again.json()["version"])

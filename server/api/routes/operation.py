@@ -13,6 +13,7 @@ from server.api.errors import RETRY_AFTER_S
 from server.api.schemas.common import ERRORS
 from server.api.schemas.operation import DrainAnswer, Livez, Readyz, VersionAnswer
 from server.api.services import Services, ServicesOf
+from server.engine.types import EngineState
 from server.telemetry.metrics import CONTENT_TYPE
 
 STORE_PROBE_TIMEOUT_S = 1.0
@@ -25,7 +26,7 @@ admin_router = APIRouter(dependencies=[Depends(admin_access)], responses=ERRORS,
 async def livez(services: ServicesOf, response: Response) -> Livez:
     """Say whether the worker is alive. Never asks the store: its absence is no reason to be killed."""
     state = services.parts.engine.state()
-    is_alive = state.is_alive and state.heartbeat_age_s < services.settings.limits.max_heartbeat_age_s
+    is_alive = state.is_alive and not _is_stuck(services, state)
     response.status_code = 200 if is_alive else 503
     return Livez(alive=is_alive, heartbeat_age_s=round(state.heartbeat_age_s, 3))
 
@@ -35,6 +36,7 @@ async def readyz(services: ServicesOf, response: Response) -> Readyz:
     """Say whether this replica should get requests, and what that follows from."""
     state = services.parts.engine.state()
     reasons = _reasons(services)
+    stale_s = services.parts.tasks.store_stale_s()
     if reasons:
         response.status_code = 503
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
@@ -47,6 +49,7 @@ async def readyz(services: ServicesOf, response: Response) -> Readyz:
         num_running=state.num_running,
         num_waiting=state.num_waiting,
         num_resident=state.num_resident,
+        store_stale_s=None if stale_s is None else round(stale_s, 3),
     )
 
 
@@ -77,10 +80,17 @@ def _reasons(services: Services) -> list[str]:
     high_water = int(services.settings.engine.max_waiting_rows * services.settings.limits.high_water)
     faults = {
         "the worker has ended": not state.is_alive,
+        f"the worker has been at one step for {state.heartbeat_age_s:.0f} s": (
+            state.is_alive and _is_stuck(services, state)
+        ),
         "draining": services.is_draining,
         f"{state.num_waiting} rows wait, at or over the high water of {high_water}": state.num_waiting >= high_water,
     }
     return [reason for reason, is_so in faults.items() if is_so]
+
+
+def _is_stuck(services: Services, state: EngineState) -> bool:
+    return state.heartbeat_age_s >= services.settings.limits.max_heartbeat_age_s
 
 
 async def _probe_store(services: Services) -> None:
@@ -91,4 +101,4 @@ async def _probe_store(services: Services) -> None:
         services.metrics.store_up.set(0)
     else:
         services.metrics.store_up.set(1)
-    services.metrics.store_stale_seconds.set(services.parts.tasks.store_stale_s())
+    services.metrics.store_stale_seconds.set(services.parts.tasks.store_stale_s() or 0.0)

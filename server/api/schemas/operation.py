@@ -25,6 +25,7 @@ class Readyz(View):
     num_running: int
     num_waiting: int
     num_resident: int
+    store_stale_s: float | None  # since the store answered last, while it does not; what is here is served on
 
 
 class VersionAnswer(View):
