@@ -48,6 +48,12 @@ def create_app(
     return build_api(settings.limits, lifespan)
 
 
+def announce_end(app: FastAPI) -> None:
+    """Have no new requests sent here; those that come are served as ever."""
+    services: Services = app.state.services
+    services.leaving.set()
+
+
 async def end_requests(app: FastAPI) -> None:
     """Answer every request that is still inside with an error, and let no other in: this process is about to end."""
     app.state.worker_watch.cancel()  # the worker's end is meant

@@ -7,13 +7,17 @@ import contextlib
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prompt_store.errors import SoftmuxError
-from server.app import OpenParts, create_app, end_requests
+from server.app import OpenParts, announce_end, create_app, end_requests
 from server.parts import open_parts
 from server.settings import Settings
 from server.telemetry.logs import configure_logs
@@ -28,8 +32,8 @@ LAST_WORDS_S = 5
 def serve(settings: Settings, *, open_parts: OpenParts = open_parts) -> int:
     """Serve until SIGTERM or SIGINT and return the exit code: 0, or 1 when the worker or the start failed.
 
-    Requests that are inside may finish for `shutdown_timeout_s`, then they are answered with an error.
-    Call it from the main thread.
+    After SIGTERM it goes on for `shutdown_delay_s`, for a proxy to look away. Requests that are then inside may finish
+    for `shutdown_timeout_s`, and are answered with an error after that. Call it from the main thread.
     """
     configure_logs(settings.log_level)
     deaths: list[str] = []
@@ -39,14 +43,20 @@ def serve(settings: Settings, *, open_parts: OpenParts = open_parts) -> int:
         server.should_exit = True
 
     app = create_app(settings, on_worker_death=on_worker_death, open_parts=open_parts)
-    server = OrderlyServer(
-        uvicorn_config(plain_start(app), settings), lambda: end_requests(app), settings.shutdown_timeout_s
-    )
+    server = orderly_server(app, settings)
     # uvicorn raises the signal again when it has shut down in order; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(SystemExit):  # how uvicorn ends when the application could not start
         server.run()
     return 1 if deaths or not server.started else 0
+
+
+def orderly_server(app: FastAPI, settings: Settings) -> OrderlyServer:
+    """Return the server of this application; it begins when it is run."""
+    farewell = Farewell(
+        settings.shutdown_delay_s, lambda: announce_end(app), settings.shutdown_timeout_s, lambda: end_requests(app)
+    )
+    return OrderlyServer(uvicorn_config(plain_start(app), settings), farewell)
 
 
 def plain_start(app: ASGIApp) -> ASGIApp:
@@ -80,13 +90,37 @@ def uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:
     )
 
 
-class OrderlyServer(uvicorn.Server):
-    """uvicorn, which would cut off without a word what outlasts the graceful time."""
+@dataclass(frozen=True, slots=True)
+class Farewell:
+    """How a server ends: it announces that, serves on for a while, lets requests finish, and ends the late ones."""
 
-    def __init__(self, config: uvicorn.Config, end_requests: Callable[[], Awaitable[None]], grace_s: float) -> None:
+    delay_s: float
+    announce: Callable[[], None]
+    grace_s: float
+    end_requests: Callable[[], Awaitable[None]]
+
+
+class OrderlyServer(uvicorn.Server):
+    """uvicorn, which would close its port at the signal, and cut off without a word what outlasts the graceful time."""
+
+    def __init__(self, config: uvicorn.Config, farewell: Farewell) -> None:
         super().__init__(config)
-        self._end_requests = end_requests
-        self._grace_s = grace_s
+        self._farewell = farewell
+        self._leaves_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End later at the first SIGTERM, now at any other signal: whoever presses Ctrl-C is no proxy."""
+        if sig != signal.SIGTERM or self._leaves_at is not None or not (self.started and self._farewell.delay_s):
+            super().handle_exit(sig, frame)
+            return
+        self._leaves_at = time.monotonic() + self._farewell.delay_s
+        self._farewell.announce()
+
+    async def on_tick(self, counter: int) -> bool:
+        """See `uvicorn.Server.on_tick`: called ten times a second, and ends the serving by True."""
+        if self._leaves_at is not None and time.monotonic() >= self._leaves_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let requests finish; answer with an error those that outlast the graceful time."""
@@ -97,5 +131,5 @@ class OrderlyServer(uvicorn.Server):
             ending.cancel()
 
     async def _end_late_requests(self) -> None:
-        await asyncio.sleep(self._grace_s)
-        await self._end_requests()
+        await asyncio.sleep(self._farewell.grace_s)
+        await self._farewell.end_requests()

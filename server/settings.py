@@ -66,7 +66,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: Count | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    shutdown_timeout_s: Count = 30  # after SIGTERM, for what is inside; then it gets an error
+    # After SIGTERM, to go on serving with a red /readyz: behind a proxy as long as it may take to look.
+    shutdown_delay_s: Annotated[float, Field(ge=0)] = 0.0
+    shutdown_timeout_s: Count = 30  # then, for what is inside; then it gets an error
     num_task_series: Annotated[int, Field(ge=0)] = 50
     limits: Limits = Limits()
     engine: EngineLimits = EngineLimits()

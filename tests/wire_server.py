@@ -21,11 +21,11 @@ from prompt_store.artifact import Artifact
 from prompt_store.memory import MemoryStore
 from server.api.services import Parts, Services
 from server.api.uploads import ARTIFACT_TYPE
-from server.app import create_app, end_requests, make_services
+from server.app import create_app, make_services
 from server.engine.errors import EngineDeadError
 from server.engine.types import EngineState
 from server.parts import put_together
-from server.serve import OrderlyServer, uvicorn_config
+from server.serve import OrderlyServer, orderly_server
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
 
@@ -58,6 +58,7 @@ class Server:
     settings: Settings
     engine: LivingEngine
     app: FastAPI = field(init=False)
+    uvicorn: OrderlyServer = field(init=False)
     port: int = 0
     deaths: list[int] = field(default_factory=list)
     loop: asyncio.AbstractEventLoop = field(init=False)
@@ -158,22 +159,28 @@ def running(**changes: Any) -> Iterator[Server]:
         await server.parts.aclose()
 
     server.app = create_app(settings, on_worker_death=lambda: server.deaths.append(1), open_parts=open_parts)
-    with serving(server.app, settings) as server.port:
+    server.uvicorn = orderly_server(server.app, settings)
+    with in_thread(server.uvicorn) as server.port:
         yield server
 
 
 @contextlib.contextmanager
 def serving(app: FastAPI, settings: Settings) -> Iterator[int]:
     """Serve `app` from a thread on a free port; at the end of the block it stops as after SIGTERM."""
-    grace_s = settings.shutdown_timeout_s
-    uvicorn_server = OrderlyServer(uvicorn_config(app, settings), lambda: end_requests(app), grace_s)
-    thread = threading.Thread(target=uvicorn_server.run, daemon=True)
+    with in_thread(orderly_server(app, settings)) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def in_thread(server: OrderlyServer) -> Iterator[int]:
+    """Run `server` until the block ends, unless it ends before; the port is its own choice."""
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not uvicorn_server.started:
+    while not server.started:
         assert thread.is_alive(), "the server did not start"
         thread.join(0.01)
     try:
-        yield uvicorn_server.servers[0].sockets[0].getsockname()[1]
+        yield server.servers[0].sockets[0].getsockname()[1]
     finally:
-        uvicorn_server.should_exit = True
+        server.should_exit = True
         thread.join(20)

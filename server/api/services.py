@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from fastapi import Depends, Request
@@ -55,6 +56,7 @@ class Services:
     authenticator: Authenticator
     door: Door
     upload_door: Door
+    leaving: threading.Event = field(default_factory=threading.Event)  # set: this process ends soon, and serves on
 
     @property
     def is_draining(self) -> bool:

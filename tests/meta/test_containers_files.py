@@ -123,7 +123,8 @@ def test_two_replicas_that_get_the_time_they_need_to_end(services: dict[str, Any
     defaults = Settings.model_fields["shutdown_timeout_s"].default
 
     assert replica["deploy"]["replicas"] == 2
-    assert seconds(replica["stop_grace_period"]) > defaults + LAST_WORDS_S
+    delay_s = float(replica["environment"]["SOFTMUX_SHUTDOWN_DELAY_S"])
+    assert seconds(replica["stop_grace_period"]) > delay_s + defaults + LAST_WORDS_S
     assert seconds(services["proxy"]["stop_grace_period"]) >= seconds(replica["stop_grace_period"])
 
 

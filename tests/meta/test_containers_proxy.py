@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +93,20 @@ def is_answered(client: httpx.Client, path: str, status: int = 200) -> bool:
         return False
 
 
+def ask_until(is_over: threading.Event, url: httpx.URL) -> list[int]:
+    """Ask with one connection, over and over; return the statuses. Raises for an answer that was lost."""
+    with httpx.Client(base_url=url, timeout=20, trust_env=False) as client:
+        statuses = []
+        while not is_over.is_set():
+            statuses.append(client.post("/v1/infer", json=ASK).status_code)
+        return statuses
+
+
+def is_refused(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
 def num_rows(replicas: list[Server]) -> int:
     return sum(len(server.engine.rows) for server in replicas)
 
@@ -145,6 +163,29 @@ def test_a_draining_replica_is_left_alone(replicas: list[Server], tmp_path: Path
 
     assert draining.engine.rows == []
     assert len(other.engine.rows) >= 4
+
+
+def test_a_replica_that_is_told_to_stop_costs_nobody_an_answer(tmp_path: Path) -> None:
+    with running() as stays, running(shutdown_delay_s=1) as stops:
+        for server in (stays, stops):
+            server.publish(classifier())
+        with (
+            proxy(tmp_path, [stays.port, stops.port]) as client,
+            ThreadPoolExecutor(4) as pool,
+        ):
+            is_over = threading.Event()
+            asking = [pool.submit(ask_until, is_over, client.base_url) for _ in range(4)]
+            try:
+                stays.wait_until(lambda: bool(stops.engine.rows))
+                stops.on_loop(lambda: stops.uvicorn.handle_exit(signal.SIGTERM, None))
+                stays.wait_until(lambda: is_refused(stops.port))
+                num_rows = len(stays.engine.rows)
+                stays.wait_until(lambda: len(stays.engine.rows) >= num_rows + 100)
+            finally:
+                is_over.set()
+            statuses = Counter(status for answers in asking for status in answers.result())
+
+    assert set(statuses) == {200}
 
 
 def test_when_none_is_ready_those_alive_say_why(replicas: list[Server], tmp_path: Path) -> None:

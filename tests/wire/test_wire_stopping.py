@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +61,38 @@ def test_what_outlasts_the_graceful_time_gets_its_last_words() -> None:
         assert server.deaths == [], "an end that was asked for is not the worker's death"
 
 
+def ask(client: httpx.Client) -> int:
+    return client.post("/v1/infer", json={"task_id": "sentiment", "inputs": "x"}).status_code
+
+
+def test_a_stop_is_announced_and_serving_goes_on_until_a_second_signal() -> None:
+    with running(shutdown_delay_s=600) as server, server.client() as client:
+        server.publish(classifier(), "sentiment")
+        server.on_loop(lambda: server.uvicorn.handle_exit(signal.SIGTERM, None))
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["reasons"], ready.json()["draining"]) == (503, ["stopping"], False)
+        assert (client.get("/livez").status_code, ask(client)) == (200, 200)
+        with server.client() as newcomer:
+            assert ask(newcomer) == 200
+        assert not server.uvicorn.should_exit
+        server.on_loop(lambda: server.uvicorn.handle_exit(signal.SIGTERM, None))
+        assert server.uvicorn.should_exit
+
+
+def test_a_stop_ends_when_its_delay_is_over() -> None:
+    with running(shutdown_delay_s=0.3) as server:
+        server.on_loop(lambda: server.uvicorn.handle_exit(signal.SIGTERM, None))
+        server.wait_until(lambda: server.uvicorn.should_exit)
+
+
+@pytest.mark.parametrize("delay_s", [0, 600])
+def test_ctrl_c_waits_for_no_proxy(delay_s: float) -> None:
+    with running(shutdown_delay_s=delay_s) as server:
+        server.on_loop(lambda: server.uvicorn.handle_exit(signal.SIGINT, None))
+        assert server.uvicorn.should_exit
+        assert not server.services.leaving.is_set()
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("process")
@@ -97,6 +130,21 @@ def test_sigterm_lets_streams_finish_and_ends_with_0(folders: Path) -> None:
             assert name == "done"
             assert data["usage"]["output_tokens"] == NUM_TOKENS
             assert "".join(token["text"] for _, token in tokens) == data["outputs"][0]["text"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_sigterm_behind_a_proxy_is_announced_first(folders: Path) -> None:
+    settings = SETTINGS | {"SHUTDOWN_DELAY_S": "600"}
+    with serving(folders / "backbone", "memory://", settings) as server:
+        publish(folders, server)
+        server.process.send_signal(signal.SIGTERM)
+        with httpx.Client(base_url=server.url, timeout=20, trust_env=False) as client:
+            while (ready := client.get("/readyz")).status_code == 200:
+                pass
+            assert ready.json()["reasons"] == ["stopping"]
+            assert client.post("/v1/infer", json=story(1)).status_code == 200
+        assert server.stop() == 0, "".join(server.log)
 
 
 @pytest.mark.slow

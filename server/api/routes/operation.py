@@ -84,6 +84,7 @@ def _reasons(services: Services) -> list[str]:
             state.is_alive and _is_stuck(services, state)
         ),
         "draining": services.is_draining,
+        "stopping": services.leaving.is_set(),
         f"{state.num_waiting} rows wait, at or over the high water of {high_water}": state.num_waiting >= high_water,
     }
     return [reason for reason, is_so in faults.items() if is_so]
