@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from server.inference.errors import RequestError
 from server.inference.expansion import Rows
-from server.inference.settings import InferenceSettings
+from server.inference.row_budget import RowBudget
 from server.text.errors import TextError
 
 # Below this a thread's hand-over costs more than the tokenising that it would take off the event loop.
@@ -18,12 +18,12 @@ _MAX_CHARS_ON_LOOP = 20_000
 Fill = Callable[[JsonValue], Rows]
 
 
-async def fill_inputs(fill: Fill, inputs: JsonValue, settings: InferenceSettings) -> tuple[Rows, ...]:
+async def fill_inputs(fill: Fill, inputs: JsonValue, max_items: int, budget: RowBudget) -> tuple[Rows, ...]:
     """Turn every item into its rows. Raises RequestError that names the item at fault."""
-    items = split_inputs(inputs, settings.max_items)
+    items = split_inputs(inputs, max_items)
     if sum(map(_num_chars, items)) > _MAX_CHARS_ON_LOOP:
-        return await asyncio.to_thread(_fill_all, fill, items, isinstance(inputs, list), settings.max_rows)
-    return _fill_all(fill, items, isinstance(inputs, list), settings.max_rows)
+        return await asyncio.to_thread(_fill_all, fill, items, isinstance(inputs, list), budget)
+    return _fill_all(fill, items, isinstance(inputs, list), budget)
 
 
 def split_inputs(inputs: JsonValue, max_items: int) -> Sequence[JsonValue]:
@@ -37,19 +37,12 @@ def split_inputs(inputs: JsonValue, max_items: int) -> Sequence[JsonValue]:
     return inputs
 
 
-def _fill_all(fill: Fill, items: Sequence[JsonValue], is_batch: bool, max_rows: int) -> tuple[Rows, ...]:
+def _fill_all(fill: Fill, items: Sequence[JsonValue], is_batch: bool, budget: RowBudget) -> tuple[Rows, ...]:
     filled: list[Rows] = []
-    num_rows = 0
     for index, item in enumerate(items):
         param = f"inputs[{index}]" if is_batch else "inputs"
         filled.append(_fill(fill, item, param))
-        num_rows += len(filled[-1])
-        if num_rows > max_rows:  # said at the first item too many, before the others cost anything
-            raise RequestError(
-                f"{param} is where the request's windows and choices come to {num_rows} rows; at most {max_rows} are "
-                "taken in one request (limits.max_rows): send the inputs in several",
-                param,
-            )
+        budget.take(len(filled[-1]), param)  # at the first item too many, before the others cost anything
     return tuple(filled)
 
 

@@ -12,6 +12,7 @@ from server.engine.errors import DeadlineError, NonFiniteError
 from server.inference.answer import Answer, DoneEvent, ErrorEvent, InferCall, StreamEvent
 from server.inference.errors import RequestError
 from server.inference.readout import Clocked, read_answer
+from server.inference.row_budget import RowBudget
 from server.inference.settings import InferenceSettings
 from server.inference.start_line import StartLine
 from server.inference.walk import Walk, prepare
@@ -42,7 +43,7 @@ class InferenceService:
 
         Raises RequestError, NotFoundError, ConflictError, StoreError, ArtifactError, EngineError.
         """
-        return await self._infer(call, StartLine(1))
+        return await self._infer(call, StartLine(1), self._budget())
 
     async def infer_batch(self, calls: Sequence[InferCall]) -> tuple[Answer | SoftmuxError, ...]:
         """Answer calls of any tasks together; each gets its own answer or its own error, in order.
@@ -50,12 +51,12 @@ class InferenceService:
         Raises RequestError when all calls together ask for too much.
         """
         self._refuse_too_many(calls)
-        start = StartLine(len(calls))
-        return tuple(await asyncio.gather(*(self._infer_or_error(call, start) for call in calls)))
+        start, budget = StartLine(len(calls)), self._budget()
+        return tuple(await asyncio.gather(*(self._infer_or_error(call, start, budget) for call in calls)))
 
     async def stream(self, call: InferCall) -> AnswerStream:
         """Begin a streamed answer of exactly one input; raises like `infer` as long as nothing was streamed."""
-        walk, clocked = await self._admit(call)
+        walk, clocked = await self._admit(call, self._budget())
         try:
             if len(walk.work.items) > 1:
                 raise RequestError("a stream has one input; send the others in requests of their own", "inputs")
@@ -68,7 +69,7 @@ class InferenceService:
     async def answer(self, lease: TaskLease, call: InferCall) -> Answer:
         """Answer under a lease that the caller holds and releases. Raises RequestError, EngineError."""
         clocked = Clocked(self._clock)
-        walk = Walk(self._engine, lease, await prepare(lease, call, self._settings))
+        walk = Walk(self._engine, lease, await prepare(lease, call, self._settings, self._budget()))
         try:
             walk.submit()
             return await read_answer(walk, clocked)
@@ -80,9 +81,9 @@ class InferenceService:
         if isinstance(error, NonFiniteError):
             await self._tasks.strike(walk.lease.task, walk.lease.version)
 
-    async def _infer(self, call: InferCall, start: StartLine) -> Answer:
+    async def _infer(self, call: InferCall, start: StartLine, budget: RowBudget) -> Answer:
         try:
-            walk, clocked = await self._admit(call)
+            walk, clocked = await self._admit(call, budget)
         finally:
             start.arrive()
         try:
@@ -95,18 +96,18 @@ class InferenceService:
         finally:
             walk.close()
 
-    async def _infer_or_error(self, call: InferCall, start: StartLine) -> Answer | SoftmuxError:
+    async def _infer_or_error(self, call: InferCall, start: StartLine, budget: RowBudget) -> Answer | SoftmuxError:
         try:
-            return await self._infer(call, start)
+            return await self._infer(call, start, budget)
         except SoftmuxError as error:
             return error
 
-    async def _admit(self, call: InferCall) -> tuple[Walk, Clocked]:
+    async def _admit(self, call: InferCall, budget: RowBudget) -> tuple[Walk, Clocked]:
         clocked = Clocked(self._clock)
         lease = await self._lease(call)
         clocked.leased()
         try:
-            return Walk(self._engine, lease, await prepare(lease, call, self._settings)), clocked
+            return Walk(self._engine, lease, await prepare(lease, call, self._settings, budget)), clocked
         except BaseException:
             lease.release()
             raise
@@ -120,6 +121,9 @@ class InferenceService:
                 return await self._tasks.lease(call.ref, call.sticky)
         except TimeoutError as error:
             raise DeadlineError(f"the request's time ran out before {call.ref} was ready to serve") from error
+
+    def _budget(self) -> RowBudget:
+        return RowBudget(self._settings.max_rows)
 
     def _refuse_too_many(self, calls: Sequence[InferCall]) -> None:
         num_items = sum(len(call.inputs) if isinstance(call.inputs, list) else 1 for call in calls)

@@ -11,4 +11,4 @@ class InferenceSettings:
 
     max_items: int = 256  # inputs in one request, over all calls of a batch
     max_rows_per_item: int = 128
-    max_rows: int = 512  # of one call
+    max_rows: int = 512  # of one request, over all calls of a batch

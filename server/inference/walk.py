@@ -22,6 +22,7 @@ from server.inference.parameters import (
     Parameters,
     parse_parameters,
 )
+from server.inference.row_budget import RowBudget
 from server.inference.sampling import Generation, generation_of
 from server.inference.settings import InferenceSettings
 from server.inference.writing import Writing, Written
@@ -50,7 +51,7 @@ class Work:
         return self.generation is not None and self.generation.sampling.num_logprobs is not None
 
 
-async def prepare(lease: TaskLease, call: InferCall, settings: InferenceSettings) -> Work:
+async def prepare(lease: TaskLease, call: InferCall, settings: InferenceSettings, budget: RowBudget) -> Work:
     """Parse the parameters and fill the template. Raises RequestError."""
     manifest = lease.servable.manifest
     if call.kind is not None and manifest.kind is not call.kind:
@@ -62,7 +63,7 @@ async def prepare(lease: TaskLease, call: InferCall, settings: InferenceSettings
     def fill(item: JsonValue) -> Rows:
         return expand(lease.servable, item, parameters, settings.max_rows_per_item)
 
-    items = await fill_inputs(fill, call.inputs, settings)
+    items = await fill_inputs(fill, call.inputs, settings.max_items, budget)
     if not isinstance(parameters, GenerationParameters):
         return Work(call, parameters, items, None)
     return Work(call, parameters, items, generation_of(parameters, manifest.generation))

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 from prompt_store.template import CHOICE, CHOICES
 from server.text.checks import check_fields
-from server.text.errors import FieldError
+from server.text.errors import FieldError, TextTooLongError
 from server.text.filled import Filled
 from server.text.filling import Filler
 
 MIN_CHOICES = 2
+MAX_CHARS = 1 << 20  # that are tokenised for one item, whose other fields stand in the row of every choice
 
 
 def fill_choices(filler: Filler, inputs: object, max_choices: int) -> tuple[Filled, ...]:
@@ -26,7 +27,18 @@ def fill_choices(filler: Filler, inputs: object, max_choices: int) -> tuple[Fill
         raise FieldError(f"field {CHOICES!r} is missing; this task takes {asked}")
     fields = {name: text for name, text in inputs.items() if name != CHOICES}
     check_fields(shared, fields)
-    return tuple(filler.fill({**fields, CHOICE: text}) for text in _checked(inputs[CHOICES], max_choices))
+    choices = _checked(inputs[CHOICES], max_choices)
+    _refuse_repetition(fields, len(choices))
+    return tuple(filler.fill({**fields, CHOICE: text}) for text in choices)
+
+
+def _refuse_repetition(fields: Mapping[str, str], num_choices: int) -> None:
+    num_chars = sum(map(len, fields.values()))
+    if num_chars * num_choices > MAX_CHARS:
+        raise TextTooLongError(
+            f"the other fields have {num_chars} characters and stand in the row of each of {num_choices} choices; "
+            f"at most {MAX_CHARS} characters are taken in all: send less text or fewer choices"
+        )
 
 
 def _checked(choices: object, max_choices: int) -> list[str]:

@@ -23,7 +23,7 @@ from server.tasks import Tasks
 
 pytestmark = pytest.mark.anyio
 
-SETTINGS = InferenceSettings(max_items=8, max_rows_per_item=5, max_rows=9)
+SETTINGS = InferenceSettings(max_items=8, max_rows_per_item=5, max_rows=11)
 LONG = "xy " * 17 + "ab !" + " xyz" * 10  # 95 tokens
 ASKED = {"question": "who", "context": LONG}
 CHOSEN = {"question": "who", "choices": ["me", "you and I", "us"]}
@@ -117,7 +117,7 @@ async def test_a_long_text_is_tagged_in_windows(house: House):
         ("ask", {"question": "w" * 40, "context": LONG}, {}, "inputs", "takes 41 tokens.*a window holds 40"),
         ("ask", ASKED, {"doc_stride": 36}, "inputs", "room for 36 tokens.*less than 36"),
         ("ask", ASKED, {"doc_stride": 35}, "inputs", r"60 windows.*at most 5 rows.*max_rows_per_input"),
-        ("ask", [ASKED] * 4, {"doc_stride": 0}, "inputs[3]", r"come to 12 rows; at most 9.*max_rows"),
+        ("ask", [ASKED] * 4, {"doc_stride": 0}, "inputs[3]", r"come to 12 rows; at most 11.*max_rows"),
         ("ask", ASKED, {"top_k": 0}, "parameters.top_k", "greater"),
         ("ask", ASKED, {"max_answer_length": 0}, "parameters.max_answer_length", "greater"),
         ("ask", ASKED, {"doc_stride": -1}, "parameters.doc_stride", "greater"),
@@ -129,6 +129,13 @@ async def test_a_long_text_is_tagged_in_windows(house: House):
         ("choose", {"question": "x", "choices": "ab"}, {}, "inputs", "is str; send a list"),
         ("choose", {"question": "x", "choices": ["a"]}, {}, "inputs", "has 1 texts; 2 to 5"),
         ("choose", {"question": "x", "choices": ["a"] * 6}, {}, "inputs", "has 6 texts.*max_rows_per_input"),
+        (
+            "choose",
+            {"question": "x" * 300_000, "choices": ["a"] * 4},
+            {},
+            "inputs",
+            "each of 4 choices; at most 1048576",
+        ),
         ("choose", {"question": "x", "choices": ["a", 7]}, {}, "inputs", "is int; send a text"),
         ("choose", {"question": "x", "choices": ["a", "\ud800"]}, {}, "inputs", "surrogate"),
         ("choose", {"choices": ["a", "b"]}, {}, "inputs", "'question' is missing"),
@@ -146,6 +153,15 @@ async def test_a_wrong_request_is_refused_by_name(
         await house.infer(task, inputs, **parameters)
     assert refused.value.param == param
     assert not house.engine.rows
+
+
+async def test_the_calls_of_a_batch_share_the_rows_of_one_request(house: House):
+    await house.publish("ask", reader())
+    calls = [call("ask", ASKED, doc_stride=0) for _ in range(5)]  # three rows each, where eleven are taken
+    answers = await house.service.infer_batch(calls)
+    assert [isinstance(answer, RequestError) for answer in answers] == [False, False, False, True, True]
+    assert "come to 12 rows; at most 11" in str(answers[3])
+    assert len(house.engine.rows) == 9
 
 
 async def test_a_window_that_fails_takes_its_neighbours_with_it(house: House):
