@@ -17,6 +17,7 @@ SoftmuxError
     ├── ConflictError             the state forbids it: in use, quarantined, nothing to roll back to
     ├── SerialConflictError       somebody else moved the alias first
     ├── StoreCorruptError         stored bytes do not have their digest
+    ├── QuotaError              the tenant keeps as much as it may
     ├── StoreFullError            no room for what was brought
     └── StoreUnavailableError     the store does not answer; retrying can help
 """
@@ -94,6 +95,10 @@ class SerialConflictError(StoreError):
 
 class StoreCorruptError(StoreError):
     """Stored bytes do not have the digest they are named by."""
+
+
+class QuotaError(StoreError):
+    """The tenant keeps as much as it may; deleting makes room."""
 
 
 class StoreFullError(StoreError):

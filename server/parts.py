@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from prompt_store.open import open_store
 from prompt_store.store import PromptStore
 from server.api.services import Parts, ServedEngine
+from server.cleaning import Cleaner, CleanerSettings
 from server.engine.engine import Engine
 from server.engine.settings import EngineSettings
 from server.inference.service import InferenceService, InferenceSettings
 from server.metered_engine import MeteredEngine
-from server.publishing import Publisher
+from server.publishing import Publisher, PublishSettings
 from server.settings import Limits, Settings
 from server.tasks import Tasks
 from server.telemetry.metrics import Metrics, StepMetrics
@@ -42,10 +43,15 @@ async def put_together(settings: Settings, store: PromptStore, engine: ServedEng
     """Build the parts between store and engine, following the store while they are open."""
     tasks = Tasks(store, engine)
     inference = InferenceService(engine, tasks, inference_settings(settings.limits))
+    publisher = Publisher(store, engine, tasks, inference, PublishSettings(**settings.quotas.model_dump()))
     await tasks.start()
+    cleaner = Cleaner(store, tasks, CleanerSettings(**settings.cleaning.model_dump()))
+    cleaning = asyncio.create_task(cleaner.run(), name="store-cleaner")
     try:
-        yield Parts(engine, store, tasks, Publisher(store, engine, tasks, inference), inference)
+        yield Parts(engine, store, tasks, publisher, inference)
     finally:
+        cleaning.cancel()
+        await asyncio.gather(cleaning, return_exceptions=True)
         await tasks.close()
 
 

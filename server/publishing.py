@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 
-from prompt_store.errors import ConflictError, TaskNotFoundError
+from prompt_store.errors import ConflictError, QuotaError, StoreCorruptError, TaskNotFoundError, VersionNotFoundError
 from prompt_store.refs import Alias, TaskName, TaskRef, Version
 from prompt_store.store import AliasState, PromptStore, Target, TaskRecord, VersionRecord
 from prompt_store.validate import Limits
@@ -51,6 +52,7 @@ class PublishSettings:
     """How much a task may hold and how many uploads are worked on at once."""
 
     max_versions_per_task: int = 1000
+    max_tenant_bytes: int | None = None  # of artifacts that are kept, deleted ones until they are collected
     max_conversions: int = 2  # bounds the memory and the processors that publishing takes from serving
     validation: Limits = field(default_factory=Limits)
 
@@ -71,6 +73,7 @@ class Publisher:
         self._tasks = tasks
         self._settings = settings or PublishSettings()
         self._trial = Trial(engine, tasks.maker, tasks, inference)
+        self._putting = asyncio.Lock() if self._settings.max_tenant_bytes else contextlib.nullcontext()
         self._room = asyncio.Semaphore(self._settings.max_conversions)
 
     async def plan(self, tenant: str, upload: Upload) -> PublishReport:
@@ -91,13 +94,18 @@ class Publisher:
         before = await self._task_or_none(task)
         record = _recognised(before, source)
         if record is not None:
-            return Published(task, record, await self._point(task, upload.alias, record.version, actor), False)
+            with contextlib.suppress(VersionNotFoundError):  # deleted meanwhile, as unused: it is published anew
+                return Published(task, record, await self._point(task, upload.alias, record.version, actor), False)
+            before = await self._task_or_none(task)
         self._refuse_one_more(before)
         candidate = await self._candidate(task.tenant, upload)
         known = find_version(before, candidate.version) if before else None
+        await self._refuse_more_bytes(task.tenant, candidate)
         async with self._trial.tried(task, candidate) as checks:
             record = known or _record(candidate, checks, source, actor, publisher.description or "")
-            await self._store.put(task.tenant, candidate.raw)
+            async with self._putting:  # so that two publishes cannot both take the last room
+                await self._refuse_more_bytes(task.tenant, candidate)
+                await self._store.put(task.tenant, candidate.raw)
             await self._store.commit(task, record)
         return Published(task, record, await self._point(task, upload.alias, record.version, actor), known is None)
 
@@ -137,6 +145,24 @@ class Publisher:
                 f"the task has {num_versions} versions; at most {self._settings.max_versions_per_task} are kept: "
                 "delete those that are no longer needed"
             )
+
+    async def _refuse_more_bytes(self, tenant: str, candidate: Candidate) -> None:
+        quota, size_bytes = self._settings.max_tenant_bytes, len(candidate.raw)
+        if quota is None:
+            return
+        kept = await self._store.usage(tenant)
+        if kept + size_bytes > quota and not await self._keeps(tenant, candidate.version):
+            raise QuotaError(
+                f"the artifact has {size_bytes} bytes, the tenant keeps {kept} and may keep {quota}: delete versions "
+                "that are no longer needed; their bytes count until the store was cleaned"
+            )
+
+    async def _keeps(self, tenant: str, version: Version) -> bool:
+        try:
+            await self._store.get(tenant, version)
+        except (VersionNotFoundError, StoreCorruptError):
+            return False
+        return True
 
 
 def _recognised(record: TaskRecord | None, source: Source) -> VersionRecord | None:

@@ -49,6 +49,25 @@ class EngineLimits(BaseModel):
     resident_budget_bytes: Count = 1 << 30
 
 
+class Quotas(BaseModel):
+    """How much may be kept. Over a quota a publish is refused; deleting makes room."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_tenant_bytes: Count | None = None  # of all artifacts of a tenant, deleted ones until they are collected
+    max_versions_per_task: Count = 1000
+
+
+class Cleaning(BaseModel):
+    """What a replica deletes from the store by itself, and when."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    every_s: Seconds = 3600.0
+    grace_s: Annotated[float, Field(ge=60)] = 86_400.0  # bytes that no version names stay so long
+    max_unused_s: Seconds | None = None  # versions that no alias has named for so long are deleted; None: none is
+
+
 class Settings(BaseSettings):
     """What `softmux serve` runs with. Arguments win over the environment."""
 
@@ -72,6 +91,8 @@ class Settings(BaseSettings):
     num_task_series: Annotated[int, Field(ge=0)] = 50
     limits: Limits = Limits()
     engine: EngineLimits = EngineLimits()
+    quotas: Quotas = Quotas()
+    cleaning: Cleaning = Cleaning()
 
     @model_validator(mode="after")
     def _anonymous_stays_on_loopback(self) -> Self:

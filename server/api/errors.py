@@ -42,6 +42,7 @@ STATUS: Mapping[type[SoftmuxError], tuple[int, str]] = {
     store.SerialConflictError: (412, "serial_conflict"),
     refusals.BodyTooLargeError: (413, "too_large"),
     store.TooLargeError: (413, "too_large"),
+    store.QuotaError: (413, "quota_exceeded"),
     refusals.MediaTypeError: (415, "unsupported_media_type"),
     store.MalformedFileError: (422, "malformed_file"),
     store.ManifestError: (422, "invalid_manifest"),

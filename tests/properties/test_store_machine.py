@@ -32,7 +32,8 @@ GRACE_S = 100.0
 
 TENANTS = st.sampled_from(["acme", "rival"])
 TASKS = st.builds(TaskName, TENANTS, st.sampled_from(["a", "b"]))
-RAWS = st.sampled_from([b"one", b"two", b"three"])
+RAW_OF = {version_of(raw): raw for raw in (b"one", b"two", b"three")}
+RAWS = st.sampled_from(list(RAW_OF.values()))
 ALIASES = st.sampled_from([Alias("live"), Alias("canary")])
 WEIGHTS = st.lists(st.integers(0, 3), min_size=1, max_size=2)
 SERIALS = st.none() | st.integers(0, 4)
@@ -254,6 +255,61 @@ class StoreMachine(RuleBasedStateMachine):
         assert freed == sum(sizes[version] for _, version in gone)
         for key in gone:
             del self.unnamed[key]
+
+    @rule(task=TASKS, raw=RAWS, seconds=st.sampled_from([0.0, 101.0]))
+    def publish_while_others_collect(self, task: TaskName, raw: bytes, seconds: float) -> None:
+        """The bytes may be buried, erased or neither when the put comes; what was acknowledged stays."""
+        self.now += seconds
+        version = version_of(raw)
+        second = self.open_disk()  # another process on the same files
+        collectors = {id(self.disk): second}
+
+        async def publish(store: PromptStore) -> object:
+            other = collectors.get(id(store), store)
+            publishing = asyncio.ensure_future(self.put_and_commit(store, task, raw))
+            await asyncio.gather(publishing, *(other.collect(GRACE_S) for _ in range(2)))
+            return publishing.result()
+
+        assert self.each(publish) == (version, None)
+        self.loop.run_until_complete(second.close())
+        for key, since in tuple(self.unnamed.items()):
+            if key != (task.tenant, version) and not self.names(*key) and since <= self.now - GRACE_S:
+                del self.unnamed[key]
+        self.unnamed[task.tenant, version] = self.now
+        found = self.tasks.setdefault(task, ModelTask())
+        if version not in found.versions:
+            found.versions.append(version)
+            self.changes += 1
+
+    async def put_and_commit(self, store: PromptStore, task: TaskName, raw: bytes) -> Version:
+        version = await store.put(task.tenant, raw)
+        await store.commit(task, record_of(version))
+        return version
+
+    @rule(task=TASKS)
+    def carry_out_and_back(self, task: TaskName) -> None:
+        found = self.tasks.get(task)
+        if found is None or not found.versions:
+            return
+
+        async def carry(store: PromptStore) -> object:
+            (copy,) = [copy for copy in await store.copies(task.tenant, "", 10) if copy.task == task]
+            await store.delete_task(task, force=True)
+            return await store.restore((copy,)), await store.restore((copy,))
+
+        assert self.each(carry) == (((), ()), None)
+        self.changes += 2
+
+    @invariant()
+    def what_collecting_would_delete_is_what_nobody_names(self) -> None:
+        wanted = {key for key, since in self.unnamed.items() if not self.names(*key) and since <= self.now - GRACE_S}
+        for store in self.stores:
+            orphans = self.loop.run_until_complete(store.orphans(GRACE_S))
+            assert {(orphan.tenant, orphan.version) for orphan in orphans} == wanted
+            for tenant in ("acme", "rival"):
+                kept = sum(len(RAW_OF[version]) for owner, version in self.unnamed if owner == tenant)
+                assert self.loop.run_until_complete(store.usage(tenant)) == kept
+            assert set(self.loop.run_until_complete(store.tenants())) == {task.tenant for task in self.tasks}
 
     @rule(task=TASKS)
     def resolve(self, task: TaskName) -> None:

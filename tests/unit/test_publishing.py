@@ -16,6 +16,7 @@ from prompt_store.errors import (
     ArtifactError,
     CheckpointError,
     ConflictError,
+    QuotaError,
     StoreFullError,
     TrialError,
     UnfitError,
@@ -24,7 +25,7 @@ from prompt_store.errors import (
 from prompt_store.manifest import GoldenExample
 from prompt_store.memory import MemoryStore
 from prompt_store.refs import LIVE, Alias, TaskName, TaskRef, Version
-from prompt_store.store import Target
+from prompt_store.store import Target, TaskRecord
 from server.inference.answer import InferCall
 from server.inference.service import InferenceService
 from server.publishing import Published, Publisher, PublishSettings, Upload
@@ -88,6 +89,53 @@ async def test_publishes_an_artifact_and_serves_it(house: House):
     assert (published.alias.alias, published.alias.serial) == (LIVE, 1)
     assert await house.served() == published.record.version
     assert [request.version for request, _ in house.engine.trials] == [published.record.version]
+
+
+def with_quota(house: House, max_tenant_bytes: int) -> Publisher:
+    settings = PublishSettings(max_tenant_bytes=max_tenant_bytes)
+    return Publisher(house.store, house.engine, house.tasks, house.service, settings)
+
+
+async def test_a_tenant_keeps_no_more_bytes_than_it_may(house: House):
+    raws = [classifier(seed).to_bytes() for seed in (1, 2, 3)]
+    publisher = with_quota(house, len(raws[0]) + len(raws[1]))
+    for index, raw in enumerate(raws[:2]):
+        await publisher.publish(TaskName("acme", f"t{index}"), Upload(artifact=raw), "me")
+    with pytest.raises(QuotaError, match=f"keeps {len(raws[0]) + len(raws[1])} and may keep"):
+        await publisher.publish(TASK, Upload(artifact=raws[2]), "me")
+    assert await house.store.usage("acme") == len(raws[0]) + len(raws[1])
+    again = await publisher.publish(TASK, Upload(artifact=raws[0]), "me")  # its bytes are there
+    assert again.created
+    await publisher.publish(TaskName("rival", "t"), Upload(artifact=raws[2]), "me")
+    await house.tasks.delete_task(TaskName("acme", "t1"), force=True)
+    await house.store.collect(0)
+    await publisher.publish(TASK, Upload(artifact=raws[2]), "me")
+
+
+async def test_publishes_at_once_share_the_quota(house: House):
+    raws = [classifier(seed).to_bytes() for seed in range(4)]
+    publisher = with_quota(house, 2 * max(map(len, raws)))
+    publishes = (
+        publisher.publish(TaskName("acme", f"t{index}"), Upload(artifact=raw), "me") for index, raw in enumerate(raws)
+    )
+    outcomes = await asyncio.gather(*publishes, return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Published"] * 2 + ["QuotaError"] * 2
+
+
+async def test_a_version_that_was_deleted_meanwhile_is_published_anew(house: House):
+    first = await house.publish(classifier(1), alias=None)
+
+    class Late(Publisher):
+        async def _task_or_none(self, task: TaskName) -> TaskRecord | None:
+            record = await super()._task_or_none(task)
+            if record and record.versions:
+                await house.store.delete_version(task, first.record.version)
+            return record
+
+    publisher = Late(house.store, house.engine, house.tasks, house.service)
+    again = await publisher.publish(TASK, Upload(artifact=classifier(1).to_bytes()), "me")
+    assert again.record.version == first.record.version
+    assert await house.served() == first.record.version
 
 
 async def test_publishes_a_peft_directory(house: House):

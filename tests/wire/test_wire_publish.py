@@ -42,6 +42,20 @@ def test_an_artifact_is_published_and_served(server: Server, client: httpx.Clien
     assert client.get(location).json()["manifest"]["labels"] == ["bad", "good"]
 
 
+def test_quotas_are_413_and_409_and_say_what_to_do() -> None:
+    raws = [classifier(seed).to_bytes() for seed in (1, 2)]
+    for quotas, expected in (
+        ({"max_tenant_bytes": len(raws[0]) + 1}, (413, "quota_exceeded")),
+        ({"max_versions_per_task": 1}, (409, "conflict")),
+    ):
+        with running(quotas=quotas) as server, httpx.Client(base_url=server.url) as client:
+            assert client.post(VERSIONS, content=raws[0], headers=ARTIFACT).status_code == 201
+            refused = client.post(VERSIONS, content=raws[1], headers=ARTIFACT)
+            assert problem(refused) == expected
+            assert "delete" in refused.json()["error"]["message"]
+            assert len(client.get("/v1/tasks/sentiment").json()["versions"]) == 1
+
+
 def test_the_same_source_again_is_200_and_the_same_version(client: httpx.Client) -> None:
     answers = [client.post(VERSIONS, content=classifier().to_bytes(), headers=ARTIFACT) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [201, 200]

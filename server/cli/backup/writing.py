@@ -57,8 +57,9 @@ async def _export_tenant(store: PromptStore, tenant: str, writer: _Writer, advan
             writer.add(artifact_name(tenant, version), raw)
             advance(len(raw))
         written |= wanted.keys()
-        raw = ledger.dump(copies)
-        writer.add(ledger_name(raw), raw, len(copies))
+        held = tuple(copy for copy in copies if copy.versions)  # a task that lost every version has nothing to keep
+        raw = ledger.dump(held)
+        writer.add(ledger_name(raw), raw, len(held))
         after = copies[-1].task.name
 
 
