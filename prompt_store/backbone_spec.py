@@ -39,4 +39,5 @@ class BackboneSpec:
     max_abs_value: tuple[float, ...]
     pair: str | None = None  # how its tokenizer writes two texts, as a template of {first} and {second}
     refusals: dict[PromptPlace, str] = field(default_factory=dict)  # a place that cannot be served -> why
+    pooler_activation: str = "tanh"  # of a pooler of this architecture, whoever brings it
     weight_digests: dict[str, str] = field(default_factory=dict)  # see `weight_digests`; empty: nobody computed them

@@ -97,6 +97,12 @@ def _pooler_faults(head: HeadModule, pooler: Mapping[str, torch.Tensor], spec: B
         return
     if not head.reads_pooler:
         yield f"the artifact brings a pooler; its head reads {head.reads}"
+    activation = head.pooler_activation or "tanh"
+    if activation != spec.pooler_activation:
+        yield (
+            f"the artifact's pooler is followed by {activation}; that of backbone {spec.name} by "
+            f"{spec.pooler_activation}. Say pooler_activation in the head"
+        )
     if unknown := sorted(pooler.keys() - {"dense.weight", "dense.bias"}):
         yield f"a pooler is dense.weight and dense.bias; the artifact also has {', '.join(unknown[:8])}"
     yield from _linear_faults(

@@ -109,12 +109,14 @@ class HeadModule(_Part):
     `linear`: one Linear at `path`. `dense-linear`: `path.dense`, `activation`, `path.out_proj`.
     `reads` says which hidden state goes in: the pooler's output over the row's first position (a virtual token counts)
     or over its first text token, the first position itself, the last one, or every text token.
+    `pooler_activation` is of a pooler that the artifact brings; unset is tanh.
     """
 
     path: str
     form: Literal["linear", "dense-linear"] = "linear"
     activation: Literal["tanh", "gelu"] | None = None
     reads: Literal["pooler", "text-pooler", "first", "last", "tokens"]
+    pooler_activation: Literal["tanh", "gelu"] | None = None
 
     @property
     def reads_pooler(self) -> bool:

@@ -62,6 +62,13 @@ _SIZES = {
 }
 _GROUPED: dict[str, Any] = _SIZES | {"num_key_value_heads": 2}
 _WINDOWED: dict[str, Any] = _GROUPED | {"sliding_window": SLIDING_WINDOW}
+_DEBERTA: dict[str, Any] = _SIZES | {
+    "relative_attention": True,
+    "pos_att_type": "c2p|p2c",
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+_DEBERTA_V3 = _DEBERTA | {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True}
 _GPT2 = {
     "vocab_size": VOCAB_SIZE,
     "n_embd": 32,
@@ -89,6 +96,13 @@ ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "xlm-roberta": ("xlm-roberta", _SIZES),
     "electra": ("electra", _SIZES | {"embedding_size": 32}),
     "albert": ("albert", _SIZES | {"embedding_size": 16}),
+    "deberta": ("deberta", _DEBERTA),
+    "deberta-positions": (
+        "deberta",
+        _DEBERTA | {"position_biased_input": True, "type_vocab_size": 2, "max_relative_positions": 12},
+    ),
+    "deberta-v2": ("deberta-v2", _DEBERTA | {"pos_att_type": "p2c", "conv_kernel_size": 3, "conv_act": "gelu"}),
+    "deberta-v3": ("deberta-v2", _DEBERTA_V3),
 }
 DECODERS = ("gpt2", "opt", "gpt-neox", "llama-gqa", "mistral-window", "qwen2", "qwen3", "gemma2")
 ENCODERS = ("bert", "roberta", "electra", "albert")

@@ -23,7 +23,9 @@ CLASSES = {
     HeadKind.QUESTION_ANSWERING: "ForQuestionAnswering",
     HeadKind.MULTIPLE_CHOICE: "ForMultipleChoice",
 }
-ROOTS = {"xlm-roberta": "roberta"}  # where the classes keep the backbone, if not under its own name
+ROOTS = {"xlm-roberta": "roberta"} | dict.fromkeys(
+    ("deberta-positions", "deberta-v2", "deberta-v3"), "deberta"
+)  # where the classes keep the backbone, if not under its own name
 POOLED = (HeadKind.SEQUENCE_CLASSIFICATION, HeadKind.MULTIPLE_CHOICE)
 
 
@@ -97,7 +99,11 @@ class TaskModel(nn.Module):
             backbone = (f"{self.root}.embeddings.", f"{self.root}.encoder.")
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(backbone)}
         named = f"{self.arch.capitalize()}{self.family}{CLASSES[self.kind]}"
-        config = {"model_type": self.arch, "architectures": [named], "hidden_size": self.config.hidden_size}
+        config = {
+            "model_type": self.config.model_type,
+            "architectures": [named],
+            "hidden_size": self.config.hidden_size,
+        }
         return Checkpoint(tensors, config)
 
 

@@ -19,6 +19,7 @@ from prompt_store.manifest import READS_TOKENS, HeadKind, HeadModule, Pool
 Reads = Literal["pooler", "text-pooler", "first", "last", "tokens"]
 
 _POOLED = frozenset({"bert", "albert", "ernie", "megatron-bert", "rembert"})  # one Linear over the pooler's output
+_OWN_POOLED = frozenset({"deberta", "deberta-v2"})  # the same, but the pooler is the task's, and trained with it
 _DENSE_ACTIVATION: dict[str, Literal["tanh", "gelu"]] = {  # dense, activation, out_proj over the first position
     "roberta": "tanh",
     "xlm-roberta": "tanh",
@@ -29,7 +30,7 @@ _DENSE_ACTIVATION: dict[str, Literal["tanh", "gelu"]] = {  # dense, activation, 
     "mpnet": "tanh",
     "electra": "gelu",
 }
-_PLAIN_TOKENS = _POOLED | _DENSE_ACTIVATION.keys() | {"distilbert", "deberta", "deberta-v2"}
+_PLAIN_TOKENS = _POOLED | _OWN_POOLED | _DENSE_ACTIVATION.keys() | {"distilbert"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +59,25 @@ def head_module(head: HeadTensors, kind: HeadKind, pool: Pool | None, spec: Back
             f"the activation between {path}.dense and {path}.out_proj is not known for model type {spec.model_type!r}; "
             f"known are {', '.join(_DENSE_ACTIVATION)}",
         )
-    if reads in ("pooler", "text-pooler"):
+    reads_pooler = reads in ("pooler", "text-pooler")
+    if reads_pooler:
         reasons.expect(
             spec.has_pooler or head.has_pooler,
             f"head {path!r} reads the pooler, which is neither in backbone {spec.name} nor in the file: "
             "train again with the pooler in modules_to_save, or say pool in the manifest",
         )
+    pooler_activation = _pooler_activation(spec, reasons) if reads_pooler and head.has_pooler else None
     reasons.check()
-    return HeadModule(path=path, form=form, activation=activation, reads=reads)
+    return HeadModule(path=path, form=form, activation=activation, reads=reads, pooler_activation=pooler_activation)
+
+
+def _pooler_activation(spec: BackboneSpec, reasons: Reasons) -> Literal["tanh", "gelu"] | None:
+    """Return what follows the pooler that the file brings; tanh, as nearly everywhere, goes without saying."""
+    reasons.expect(
+        spec.pooler_activation in ("tanh", "gelu"),
+        f"a pooler of {spec.name} is followed by {spec.pooler_activation!r}; known are tanh, gelu",
+    )
+    return "gelu" if spec.pooler_activation == "gelu" else None
 
 
 def num_labels(head: HeadModule, tensors: Mapping[str, torch.Tensor]) -> int:
@@ -123,7 +135,7 @@ def _reads(
     if form == "dense-linear":
         return "first"
     reasons.expect(
-        spec.model_type in _POOLED,
+        spec.model_type in _POOLED | _OWN_POOLED,
         f"where a single-layer head reads is not known for model type {spec.model_type!r}: say pool in the manifest, "
         "and bring every module that stands before the head",
     )

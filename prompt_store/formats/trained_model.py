@@ -37,11 +37,12 @@ _KINDS = {
     "ForQuestionAnswering": HeadKind.QUESTION_ANSWERING,
     "ForMultipleChoice": HeadKind.MULTIPLE_CHOICE,
 }
-_SIZES = {  # of config.json -> of the spec
+_SAME = {  # of config.json -> of the spec
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
     "num_hidden_layers": "num_layers",
     "num_attention_heads": "num_attention_heads",
+    "pooler_hidden_act": "pooler_activation",
 }
 
 
@@ -147,7 +148,7 @@ def _config_faults(config: Mapping[str, object] | None, spec: BackboneSpec) -> I
     said = config or {}
     if said.get("model_type") not in (None, spec.model_type):
         yield f"the config's model_type is {repr(said['model_type'])[:80]}; backbone {spec.name} is {spec.model_type!r}"
-    for name, of_spec in _SIZES.items():
+    for name, of_spec in _SAME.items():
         ours = getattr(spec, of_spec)
         if said.get(name) not in (None, ours):
             yield f"the config's {name} is {repr(said[name])[:80]}; that of backbone {spec.name} is {ours}"

@@ -6,9 +6,11 @@ softmax over [prefix of its soft prompt | its own earlier keys | this step's key
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from server.engine.errors import BackboneRefusedError
 from server.engine.kernels.scores import LayerRules, attend_explicit, attend_fused
@@ -77,6 +79,7 @@ def _rules(
     softcap = keywords.pop("softcap", None)
     sinks = keywords.pop("s_aux", None)
     bias = keywords.pop("position_bias", None)
+    row_bias = keywords.pop("row_bias", None)
     dropout = keywords.pop("dropout", 0.0)
     keywords.pop("is_causal", None)  # the plan knows
     unknown = sorted(name for name, given in keywords.items() if given is not None and name not in HARMLESS)
@@ -91,6 +94,7 @@ def _rules(
         softcap=softcap,
         sinks=sinks,
         bias=bias,
+        row_bias=row_bias,
     )
 
 
@@ -146,7 +150,7 @@ def _decode(
         stacked = q.reshape(group.num_rows, keys.shape[1], -1, q.shape[2])
         out = attend_fused(stacked, keys, values, mask, rules.scaling, is_causal=False)
     else:
-        if rules.bias is not None:
+        if rules.bias is not None or rules.row_bias is not None:
             raise BackboneRefusedError("a position bias is honoured only for rows without a past")
         out = attend_explicit(q.unsqueeze(2), keys, values, mask, rules)
     return out.reshape(q.shape)
@@ -168,10 +172,13 @@ def _explicit_mask(
 
 def _sliced(rules: LayerRules, group: FreshGroup) -> LayerRules:
     """Give each row of the group its own square of a packed bias: relative positions inside a row are the same."""
-    if rules.bias is None:
+    if rules.row_bias is not None and group.pool is None:
+        square = rules.row_bias(group.start, group.num_rows, group.num_tokens)
+        return replace(rules, bias=F.pad(square, (group.num_prefix, 0)), row_bias=None)
+    if rules.bias is None and rules.row_bias is None:
         return rules
-    if group.num_prefix or group.pool is not None:
+    if rules.bias is None or group.num_prefix or group.pool is not None:
         raise BackboneRefusedError("a position bias is honoured only for rows without a prefix or a past")
     n = group.num_tokens
     squares = [rules.bias[0, :, s : s + n, s : s + n] for s in (group.start + i * n for i in range(group.num_rows))]
-    return LayerRules(rules.scaling, rules.window, rules.softcap, rules.sinks, torch.stack(squares))
+    return replace(rules, bias=torch.stack(squares))

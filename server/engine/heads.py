@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 
 from prompt_store.artifact import Artifact
 from prompt_store.manifest import HeadModule
+
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"tanh": torch.tanh, "gelu": F.gelu}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,17 +33,18 @@ class Head:
         if not self.module.reads_pooler:
             return hidden.float()
         if self.pooler:
-            return torch.tanh(F.linear(hidden.float(), self.pooler["dense.weight"], self.pooler.get("dense.bias")))
+            pooled = F.linear(hidden.float(), self.pooler["dense.weight"], self.pooler.get("dense.bias"))
+            return _ACTIVATIONS[self.module.pooler_activation or "tanh"](pooled)
         assert backbone_pooler is not None, "validate lets no head without a pooler pass"
-        pooled: torch.Tensor = backbone_pooler(hidden[:, None])  # poolers take [k, tokens, hidden] and read token 0
-        return pooled.float()
+        own: torch.Tensor = backbone_pooler(hidden[:, None])  # poolers take [k, tokens, hidden] and read token 0
+        return own.float()
 
     def logits(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return [k, num_labels] for `pooled` [k, hidden]."""
         path = self.module.path
         if self.module.form == "linear":
             return self._linear(path, pooled)
-        activate = torch.tanh if self.module.activation == "tanh" else F.gelu
+        activate = _ACTIVATIONS[self.module.activation or "gelu"]
         return self._linear(f"{path}.out_proj", activate(self._linear(f"{path}.dense", pooled)))
 
     def _linear(self, path: str, inputs: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,8 @@ COMMON: dict[str, Any] = {
 DENSE = COMMON | {"intermediate_size": 64}
 GROUPED = DENSE | {"num_key_value_heads": 2}
 WINDOWED = GROUPED | {"sliding_window": 64}
+DISTANCES = {"relative_attention": True, "pos_att_type": "c2p|p2c"}
+BUCKETS = DISTANCES | {"position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True}
 MIXTURE = {"num_local_experts": 8, "num_experts_per_tok": 2}
 
 
@@ -68,13 +70,26 @@ SERVED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
     "electra": lambda: (t.ElectraForMaskedLM, t.ElectraConfig(**DENSE)),
     "albert": lambda: (t.AlbertForMaskedLM, t.AlbertConfig(**DENSE)),
     "distilbert": lambda: (t.DistilBertForMaskedLM, t.DistilBertConfig()),
+    "deberta": lambda: (t.DebertaForMaskedLM, t.DebertaConfig(**DENSE, **DISTANCES)),
+    "deberta-unbiased": lambda: (
+        t.DebertaModel,
+        t.DebertaConfig(
+            **DENSE, **DISTANCES, position_biased_input=False, type_vocab_size=0, max_relative_positions=64
+        ),
+    ),
+    "deberta-without-distances": lambda: (t.DebertaModel, t.DebertaConfig(**DENSE)),
+    "deberta-v2": lambda: (
+        t.DebertaV2ForMaskedLM,
+        t.DebertaV2Config(**DENSE, **BUCKETS, conv_kernel_size=3, conv_act="gelu"),
+    ),
+    "deberta-v3": lambda: (t.DebertaV2ForMaskedLM, t.DebertaV2Config(**DENSE, **BUCKETS, legacy=False)),
     "modernbert": lambda: (t.ModernBertForMaskedLM, t.ModernBertConfig(**DENSE)),
 }
 REFUSED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
     "gptj": lambda: (t.GPTJForCausalLM, t.GPTJConfig()),
     "falcon": lambda: (t.FalconForCausalLM, t.FalconConfig()),
     "mpnet": lambda: (t.MPNetForMaskedLM, t.MPNetConfig()),
-    "deberta-v2": lambda: (t.DebertaV2Model, t.DebertaV2Config()),
+    "deberta": lambda: (t.DebertaModel, t.DebertaConfig(talking_head=True)),
 }
 CONFIGS_REFUSED: dict[str, tuple[Callable[[], t.PretrainedConfig], str]] = {
     "llama4": (lambda: t.Llama4TextConfig(), "layers of type chunked_attention"),
@@ -83,6 +98,9 @@ CONFIGS_REFUSED: dict[str, tuple[Callable[[], t.PretrainedConfig], str]] = {
     "gemma3n": (lambda: t.Gemma3nTextConfig(), "every layer its own input embeddings"),
     "strange-rope": (lambda: t.LlamaConfig(**GROUPED, **rope("spiral")), "rotates by 'spiral'"),
 }
+
+# DeBERTa's module in older transformers.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 
 
 @pytest.mark.parametrize("name", SERVED)
@@ -94,7 +112,6 @@ def test_a_served_architecture_answers_as_alone(name: str) -> None:
     assert 0 < report.relative_error < 1e-4
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # DeBERTa's module in older transformers
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_architecture_that_goes_past_us_is_refused_by_name(name: str) -> None:
     model_class, config = REFUSED[name]()
@@ -114,7 +131,10 @@ def test_length_dependent_rotation_is_capped_at_its_original_length() -> None:
     assert max_positions(config, 0) == 128
 
 
-@pytest.mark.parametrize(("keyword", "name"), [("softcap", "gemma2"), ("s_aux", "gpt-oss"), ("sliding_window", "phi3")])
+@pytest.mark.parametrize(
+    ("keyword", "name"),
+    [("softcap", "gemma2"), ("s_aux", "gpt-oss"), ("sliding_window", "phi3"), ("row_bias", "deberta-v3")],
+)
 def test_the_probe_notices_a_forgotten_rule(keyword: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate itself is tested: an attention that drops one keyword must not pass."""
     monkeypatch.setattr(attention, "attend", lambda *a, **k: attend(*a, **{**k, keyword: None}))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from server.engine.backbone.adapters import body_of
 from server.engine.backbone.gates import max_positions
 from server.engine.backbone.loading import BackboneParts
 from server.engine.backbone.reader import LogitReader
@@ -47,6 +48,7 @@ class Backbone:
         self.device: torch.device = parts.base.device
         self.dtype: torch.dtype = parts.base.dtype
         self._embeddings: nn.Embedding = parts.base.get_input_embeddings()
+        self._body = body_of(parts.base)
         self.shape = _shape(parts, self._embeddings)
         self.eos_token_ids = _eos_token_ids(parts)
 
@@ -84,7 +86,7 @@ class Backbone:
         inputs = {"input_ids": plan.token_ids} if embeds is None else {"inputs_embeds": embeds}
         if self.shape.num_token_types:
             inputs["token_type_ids"] = torch.zeros_like(plan.token_ids) if token_types is None else token_types
-        output = self.parts.base(**inputs, position_ids=plan.position_ids, use_cache=False, plan=plan)
+        output = self._body(**inputs, position_ids=plan.position_ids, use_cache=False, plan=plan)
         if plan.num_calls != self.shape.num_layers:
             raise BackboneRefusedError(
                 f"{self.parts.config.model_type} called our attention {plan.num_calls} times in a forward pass; "

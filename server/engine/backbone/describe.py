@@ -47,6 +47,7 @@ def describe(backbone: Backbone, directory: Path, refusals: dict[PromptPlace, st
         max_positions=shape.max_positions,
         num_token_types=shape.num_token_types,
         has_pooler=backbone.pooler is not None,
+        pooler_activation=getattr(parts.config, "pooler_hidden_act", "tanh"),
         lm_head=None if backbone.reader is None else "causal" if shape.is_causal else "masked",
         mask_token_id=tokenizer.mask_token_id if tokenizer else None,
         pair=pair_template(tokenizer),

@@ -14,6 +14,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -25,6 +26,9 @@ from transformers.utils import logging as transformers_logging
 from server.engine import attention
 from server.engine.backbone.gates import config_faults
 from server.engine.errors import BackboneRefusedError
+
+_POOLED_BESIDE = frozenset({"deberta", "deberta-v2"})  # the pooler is the classifier's, beside the body
+_POOLER = frozenset({"pooler.dense.weight", "pooler.dense.bias"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,10 @@ def _load_model(
     else:
         auto = AutoModel
     model, info = auto.from_pretrained(directory, dtype=wanted, output_loading_info=True)
+    if config.model_type in _POOLED_BESIDE and info["unexpected_keys"] >= _POOLER:
+        model.pooler = AutoModelForSequenceClassification.from_pretrained(
+            directory, dtype=wanted, ignore_mismatched_sizes=True
+        ).pooler
     return model, sorted(info["missing_keys"])
 
 

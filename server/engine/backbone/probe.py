@@ -75,7 +75,8 @@ def _twins(config: PretrainedConfig, model_class: type[PreTrainedModel]) -> tupl
         small._attn_implementation = "eager"
         eager = model_class(small).float().eval()
         for name, parameter in eager.named_parameters():
-            if "sinks" in name:
+            # Zero at first, all of them: a forgotten one would not show.
+            if "sinks" in name or name.endswith(("q_bias", "v_bias")):
                 nn.init.normal_(parameter)
     return eager, Backbone(assemble(copy.deepcopy(eager), (), None))
 

@@ -31,9 +31,10 @@ class _Passed(ModelOutput):  # type: ignore[misc]
 class _Passthrough(nn.Module):
     """Stands where the body stood and returns what it is given as the last hidden state."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, embeddings: nn.Module | None) -> None:
         super().__init__()
         self.config = config
+        self.embeddings = embeddings
 
     @property
     def decoder(self) -> _Passthrough:  # OPT calls `self.model.decoder`
@@ -49,11 +50,17 @@ class LogitReader:
     def __init__(self, model: PreTrainedModel) -> None:
         shell = copy.copy(model)  # shares every parameter
         shell._modules = dict(model._modules)
-        shell._modules[model.base_model_prefix] = _Passthrough(model.config)
+        has_output = not hasattr(model, "lm_predictions")
+        embeddings = None if has_output else model.base_model.embeddings
+        shell._modules[model.base_model_prefix] = _Passthrough(model.config, embeddings)
         self._shell = shell
         output = model.get_output_embeddings()
-        name = next(name for name, module in shell.named_modules() if module is output)
-        self._output = {f"{name}.{part}": tensor for part, tensor in output.named_parameters(recurse=False)}
+        if has_output:
+            name = next(name for name, module in shell.named_modules() if module is output)
+            self._output = {f"{name}.{part}": tensor for part, tensor in output.named_parameters(recurse=False)}
+        else:  # DeBERTa's own head multiplies by the word embeddings; what it calls its output is a layer before
+            names = (f"{model.base_model_prefix}.embeddings.word_embeddings.weight", "lm_predictions.lm_head.bias")
+            self._output = {name: shell.get_parameter(name) for name in names}
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return [k, vocab]."""

@@ -34,6 +34,7 @@ def shrink(config: PretrainedConfig) -> PretrainedConfig:
             with contextlib.suppress(AttributeError):  # a size that this config derives from others
                 setattr(small, name, size)
     _shrink_groups(config, small)
+    _shrink_distances(small)
     _shrink_depth(small, kinds)
     _shrink_tokens(small)
     _shrink_rope(small)
@@ -44,6 +45,13 @@ def _shrink_groups(config: PretrainedConfig, small: PretrainedConfig) -> None:
     kv_heads = getattr(config, "num_key_value_heads", None)
     if kv_heads is not None:
         small.num_key_value_heads = HEADS if kv_heads == config.num_attention_heads else min(kv_heads, 2)
+
+
+def _shrink_distances(small: PretrainedConfig) -> None:
+    """Let the probe's rows reach the buckets and the end of DeBERTa's distances; -1 means that it has no such limit."""
+    for name in ("position_buckets", "max_relative_positions"):
+        if (getattr(small, name, None) or -1) > 0:
+            setattr(small, name, WINDOW)
 
 
 def _shrink_depth(small: PretrainedConfig, kinds: Sequence[str]) -> None:

@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
+RowBias = Callable[[int, int, int], torch.Tensor]
+"""From where equally long rows start, how many there are and the tokens of each, to what is added between the tokens
+of a row: [rows, query heads, tokens, tokens]. A key of a soft prompt gets nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +25,12 @@ class LayerRules:
     softcap: float | None = None
     sinks: torch.Tensor | None = None  # [query heads] one extra logit a head that takes mass and gives nothing
     bias: torch.Tensor | None = None  # [1, query heads, T, T] over the packed sequence (T5 encoders)
+    row_bias: RowBias | None = None  # the same by row, so that no row pays for its neighbours' length (DeBERTa)
 
     @property
     def is_plain(self) -> bool:
         """Whether torch's fused attention can serve this layer."""
-        return self.softcap is None and self.sinks is None and self.bias is None
+        return self.softcap is None and self.sinks is None and self.bias is None and self.row_bias is None
 
 
 def attend_fused(
