@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tokenize
 import zlib
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,8 @@ from server.cli.errors import LocalFileError
 
 _WEIGHTS, _CONFIG = "model_weights.ckpt", "model_config.yaml"
 _MAX_MEMBER_BYTES = 4 << 30
+# NumPy reads a header as Python reads its own source.
+_NO_ARRAY = (ValueError, TypeError, EOFError, ArithmeticError, MemoryError, SyntaxError, tokenize.TokenError)
 _T5X = "encoder.prompt.prompt.prompt"
 
 
@@ -50,6 +53,6 @@ def read_array(file: Path) -> Pickled:
         with reading(file):
             array: Any = np.load(file, allow_pickle=False)
         tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))
-    except (ValueError, TypeError, EOFError, ArithmeticError, MemoryError) as error:
+    except _NO_ARRAY as error:
         raise LocalFileError(f"{file} is not an array of numbers that can be read: {error}") from error
     return Pickled({_T5X if file.suffix == ".npy" else file.name: tensor})

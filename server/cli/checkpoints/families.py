@@ -21,14 +21,23 @@ _BAKED = {
     "CARTRIDGE": "its rows become keys and values of every layer",
     "MULTITASK_PROMPT_TUNING": "the rows of one task are multiplied out once, in float32: prompt * (cols @ rows)",
 }
-_FATES = {
+FATES = {
     "artifact": "published as it is, byte by byte: the same version on every server",
     "ptuning-v1": "baked once at publish, in float32: LSTM and MLP run over the rows, and never again in a request",
     "ptuning-few-shot": "baked once at publish, in float32; its training changed the backbone too, so only a server of "
     "exactly that backbone takes it",
     "ptuning-v2": "its rows become keys and values of every layer",
     "ptuning-v2-prompt": "its rows go in front of the text, which is embedded twice, as in its training",
-    "bare": "served as it is",
+    "prefix-tuning-original": "baked once at publish, in float32, to keys and values of every layer, or to rows in "
+    "front of the text if it was trained so",
+    "cartridges": "its frozen and its trained tokens become keys and values of every layer",
+    "openprompt": "its rows go where the template has them; an encoder is run once at publish, in float32",
+    "nemo": "its table's rows go where the template has them; where the table was never filled, its encoder is run "
+    "once at publish, in float32",
+    "tgis": "its rows go in front of the text as they are",
+    "chatglm": "keys and values of a ChatGLM, which no server here has",
+    "t5x": "rows for the encoder of a T5, which no server here has",
+    "raw": "served as it is",
 }
 _PROJECTED = "baked once at publish, in float32: the projection turns the rows into keys and values of every layer"
 _NOT_PROMPTS = {
@@ -60,8 +69,8 @@ def tell(found: Found) -> Told:
         return Told(None, refusal="; ".join(error.reasons))
     if not family.needs:  # recognised only to be refused by name
         return Told(family.name, refusal=_refusal_of(family.name, checkpoint))
-    fate = _PROJECTED if family.name == "ptuning-v2" and is_projected(found.entries) else _FATES.get(family.name)
-    return Told(family.name, fate or f"converted at publish ({family.needs})")
+    is_baked = family.name == "ptuning-v2" and is_projected(found.entries)
+    return Told(family.name, _PROJECTED if is_baked else FATES[family.name])
 
 
 def is_projected(entries: Mapping[str, Entry]) -> bool:

@@ -144,7 +144,8 @@ def _stripped(found: Found) -> Found:
         sent, stays = split(entries, str(found.located.path))
     if stays:
         size = sum(entries[name].size_bytes for name in stays)
-        notes += (f"the backbone in the file stays here: {len(stays)} tensors, {size / (1 << 20):,.1f} MiB",)
+        count = f"{len(stays)} tensor{'s' if len(stays) > 1 else ''}"
+        notes += (f"the backbone in the file stays here: {count}, {size / (1 << 20):,.1f} MiB",)
     if wide := [name for name in sent if entries[name].dtype == _TOO_WIDE]:
         notes += (f"float64 is sent as float32: {', '.join(wide[:8])}",)
     return replace(found, sent=tuple(sent), stays=tuple(stays), notes=notes)

@@ -12,6 +12,9 @@ from safetensors.torch import save_file
 from saved_checkpoints import KV_WIDTH, WIDTH, N, few_shot_file, lama_file, peft, prefix_model, write_json
 from wire_server import Server
 
+from prompt_store.formats.recognise import FAMILIES
+from server.cli.checkpoints.families import FATES, PEFT
+
 NOBODY = "http://127.0.0.1:1"
 
 
@@ -116,6 +119,10 @@ class TestAlone:
 
     def test_a_server_that_was_named_must_answer(self, softmux: Softmux, tmp_path: Path) -> None:
         assert softmux("inspect", *peft(tmp_path), "--url", NOBODY).code == 3
+
+
+def test_what_becomes_of_every_family_is_told() -> None:
+    assert {family.name for family in FAMILIES if family.needs} == FATES.keys() | {PEFT}
 
 
 class TestWithAServer:
