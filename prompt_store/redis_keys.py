@@ -38,6 +38,11 @@ class RedisKeys:
         return self._name("changes")
 
     @property
+    def hints(self) -> str:
+        """Stream: an entry for each write that changed names; the latest ones only."""
+        return self._name("hints")
+
+    @property
     def blobs(self) -> str:
         """Hash: `tenant@version` -> the row of these bytes."""
         return self._name("blobs")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 SCHEMA_VERSION = 1
 REQUESTS_KEPT = 10_000  # far more writes than can happen between a lost reply and its retry
+HINTS_KEPT = 100  # the last one would do; Redis trims by blocks of about this many
 
 # A server whose run id is not the one noted may have lost the last writes: another process took over, or the same one
 # started anew. A new epoch tells every reader, whatever the numbers say. `INFO` may be forbidden to our user; then only
@@ -40,10 +41,11 @@ end
 # KEYS: meta, then every key that is read. ARGV: a candidate epoch, then commands, each behind its length.
 READ = _SETTLE + "return {settle(ARGV[1]), run(2)}"
 
-# KEYS: meta, requests, then every key that is written.
+# KEYS: meta, requests, hints, then every key that is written.
 # ARGV: a candidate epoch, the id of this request, the epoch and revision that were read, then commands.
 # A request that is there already was applied, and only its reply was lost. Allowed when memory is full: deleting writes
 # a little before it frees much. (A script that only reads must not say so: it would be refused where writes are.)
+# A hint that cannot be written is none: the sequence is the truth.
 COMMIT = (
     "#!lua flags=allow-oom\n"
     + _SETTLE
@@ -55,6 +57,8 @@ run(5)
 local revision = redis.call('HINCRBY', KEYS[1], 'revision', 1)
 redis.call('ZADD', KEYS[2], revision, ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', revision - {REQUESTS_KEPT})
+local number = redis.call('HGET', KEYS[1], 'number')
+if number ~= meta[2] then redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', {HINTS_KEPT}, '*', 'number', number) end
 return 1
 """
 )

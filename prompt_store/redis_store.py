@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
 from prompt_store import copies, ledger, names
@@ -28,11 +28,12 @@ from prompt_store.redis_check import check_server
 from prompt_store.redis_chunks import CHUNK_BYTES, RedisChunks
 from prompt_store.redis_client import Bounds, RedisClient
 from prompt_store.redis_connect import connect
+from prompt_store.redis_hints import HINT_BOUNDS, RedisHints
 from prompt_store.redis_keys import RedisKeys
 from prompt_store.redis_tables import RedisTables
 from prompt_store.redis_transactions import RedisTransactions
 from prompt_store.refs import TaskName, Version, parse_name, parse_version
-from prompt_store.store import Orphan, TaskCopy, TaskRecord, VersionRecord
+from prompt_store.store import Change, Orphan, Sequence, TaskCopy, TaskRecord, VersionRecord
 from prompt_store.tables import BlobRow, Tables
 from prompt_store.two_part_store import MAX_ARTIFACT_BYTES, STRAY_GRACE_S
 
@@ -49,7 +50,7 @@ class RedisOptions:
         default_factory=lambda: Bounds(socket_timeout_s=2.0, num_tries=2, max_in_flight=16, room_timeout_s=10.0)
     )
     max_artifact_bytes: int = MAX_ARTIFACT_BYTES
-    poll_s: float = 0.25  # how often `changes` looks for the writes of others
+    poll_s: float = 0.5  # how often `changes` looks for writes of others that no hint told of
     now: Callable[[], float] = field(default=time.time)
     chunk_bytes: int = CHUNK_BYTES  # the same for every user of a store
 
@@ -64,6 +65,7 @@ class RedisStore(NameStore):
         self._name_client = RedisClient(lambda: connect(address, chosen.names), chosen.names)
         self._rows = RedisTransactions(self._name_client, keys)
         super().__init__(self._rows, ChangeFeed(chosen.poll_s), chosen.now)
+        self._hints = RedisHints(lambda: connect(address, HINT_BOUNDS), keys.hints, self._feed.wake)
         self._chunk_client = RedisClient(lambda: connect(address, chosen.chunks), chosen.chunks)
         self._chunks = RedisChunks(self._chunk_client, keys, chosen.chunk_bytes)
         self._max_artifact_bytes = chosen.max_artifact_bytes
@@ -177,6 +179,11 @@ class RedisStore(NameStore):
         named = (Orphan(row.tenant, row.version, row.size_bytes) for row in rows)
         return (*named, *(Orphan(row.tenant, None, row.size_bytes) for row in left))
 
+    def changes(self, since: Sequence) -> AsyncIterator[Change]:
+        """See `PromptStore.changes`: at once where hints come through, else at the next poll."""
+        self._hints.start()
+        return super().changes(since)
+
     async def collect(self, grace_s: float) -> int:
         """See `PromptStore.collect`. A copy that somebody is writing may take an hour."""
         unnamed_before = self._now() - grace_s  # once: work that runs again must ask for the same
@@ -191,6 +198,7 @@ class RedisStore(NameStore):
 
     async def close(self) -> None:
         """See `PromptStore.close`."""
+        await self._hints.close()
         await super().close()
         await self._chunk_client.close()
 

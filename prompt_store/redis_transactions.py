@@ -106,7 +106,7 @@ class RedisTransactions:
 
     async def _commit(self, commands: list[Command], snapshot: Snapshot) -> bool:
         assert snapshot.sequence is not None  # work that writes has read
-        keys = [self._keys.meta, self._keys.requests, *_keys_of(commands)]
+        keys = [self._keys.meta, self._keys.requests, self._keys.hints, *_keys_of(commands)]
         based_on = (snapshot.sequence.epoch, snapshot.revision)
         request = uuid.uuid4().hex
         words = (uuid.uuid4().hex, request, *based_on, *_flat(commands))
