@@ -65,18 +65,29 @@ def _look(path: Path, config: Path | None) -> Found:
 
 def _refuse_nonsense(found: Found | None, said: dict[str, Any], push: Push) -> None:
     base = push.destination.base_version
-    if found is None and base is None:
-        raise typer.BadParameter("name the checkpoint's folder or file", param_hint="DIR_OR_FILE")
-    if found is None and not said:
-        raise typer.BadParameter(
-            "nothing to change of the base version: name a DIR_OR_FILE, or give --labels, --template or the like",
-            param_hint="--base-version",
-        )
-    if found is not None and found.is_artifact and (said or base or push.rows is not None):
+    if found is None:
+        _refuse_nothing(said, push)
+    elif found.is_artifact and (said or base or push.rows is not None):
         raise typer.BadParameter(
             f"{found.located.name} is an artifact and is published as it is: push it alone, and what should be "
             "different with a second push and --base-version",
             param_hint="DIR_OR_FILE",
+        )
+
+
+def _refuse_nothing(said: dict[str, Any], push: Push) -> None:
+    """Without a checkpoint the manifest must say enough: of a base version what changes, else what is answered."""
+    if push.rows is not None or push.config is not None:
+        raise typer.BadParameter("--task-ids and --config are for a checkpoint: name it", param_hint="DIR_OR_FILE")
+    if push.destination.base_version is None and not (said.get("kind") or said.get("label_words")):
+        raise typer.BadParameter(
+            "name the checkpoint's folder or file; a task on the bare backbone needs none, but --kind or --label-words",
+            param_hint="DIR_OR_FILE",
+        )
+    if not said:
+        raise typer.BadParameter(
+            "nothing to change of the base version: name a DIR_OR_FILE, or give --labels, --template or the like",
+            param_hint="--base-version",
         )
 
 

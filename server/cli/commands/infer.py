@@ -38,7 +38,7 @@ def infer(
     body = {"task_id": _checked(task), "inputs": _inputs(texts or [], field or [], choice or [])}
     parameters = parse_pairs(param or [], "--param")
     with Client(url, key) as client:
-        if stream:
+        if stream or parameters.get("stream") is True:
             _follow(client, body | {"parameters": parameters | {"stream": True}}, as_json)
         else:
             answer = client.send("POST", "/v1/infer", body | {"parameters": parameters})
@@ -58,11 +58,17 @@ def _inputs(texts: list[str], fields: list[str], choices: list[str]) -> Any:
         advice = "give a TEXT, or the template's fields with --field NAME=TEXT (and --choice TEXT for each choice)"
         raise typer.BadParameter(advice, param_hint="TEXT")
     if not texts:
-        pairs = (pair.partition("=") for pair in fields)
-        named = {name: value for name, _, value in pairs}
+        named = dict(_field(pair) for pair in fields)
         return {**named, "choices": choices} if choices else named
     read = [sys.stdin.read() if text == "-" else text for text in texts]
     return read[0] if len(read) == 1 else read
+
+
+def _field(pair: str) -> tuple[str, str]:
+    name, found, text = pair.partition("=")
+    if not found:
+        raise typer.BadParameter(f"{pair!r} is not NAME=TEXT", param_hint="--field")
+    return name, text
 
 
 def _follow(client: Client, body: dict[str, Any], as_json: bool) -> None:

@@ -24,7 +24,10 @@ TaskOption = Annotated[TaskPath, typer.Option("--task", metavar="TASK", parser=p
 def push(
     task: TaskOption,
     path: Annotated[
-        Path | None, typer.Argument(metavar="DIR_OR_FILE", help="A checkpoint's folder or file, or an artifact.")
+        Path | None,
+        typer.Argument(
+            metavar="DIR_OR_FILE", help="A checkpoint's folder or file, or an artifact. None for the bare backbone."
+        ),
     ] = None,
     template: Annotated[str | None, typer.Option(help=r"e.g. '<soft:8>{text} It was'; \n is a new line.")] = None,
     labels: Annotated[str | None, typer.Option(help="a,b,c in the head's order.")] = None,

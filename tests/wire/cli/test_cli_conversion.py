@@ -243,11 +243,21 @@ class TestSaying:
         assert json.loads(parts["manifest"]) == {"labels": ["no", "yes"]}
         assert "weights" not in parts
 
+    def test_a_task_on_the_bare_backbone_needs_no_folder(self, stub: Stub, softmux: Softmux) -> None:
+        ended = softmux("push", "--task", "t", "--kind", "embedding", "--template", "{text}")
+
+        parts = parts_of(stub.asked[-1].body)
+        assert ended.code == 0, ended.err
+        assert json.loads(parts["manifest"]) == {"kind": "embedding", "template": "{text}"}
+        assert "weights" not in parts
+
     @pytest.mark.parametrize(
         "words",
         [
             (),
             ("--base-version", V1),
+            ("--base-version", V1, "--labels", "no,yes", "--task-ids", "all"),
+            ("--kind", "embedding", "--config", "config.json"),
             (".", "--task-ids", "one"),
             (".", "--set", "novalue"),
             (".", "--set", ".a=1"),

@@ -111,6 +111,13 @@ class TestInfer:
         assert ended.code == 2
         assert "--field NAME=TEXT" in ended.err
 
+    def test_a_field_needs_its_text(self, stub: Stub, softmux: Softmux) -> None:
+        ended = softmux("infer", "reader", "--field", "question")
+
+        assert ended.code == 2
+        assert "'question' is not NAME=TEXT" in ended.err
+        assert stub.asked == []
+
 
 def sse(*events: tuple[str, dict[str, Any]]) -> Canned:
     raw = "".join(f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n" for name, data in events)
@@ -118,6 +125,11 @@ def sse(*events: tuple[str, dict[str, Any]]) -> Canned:
 
 
 class TestStream:
+    def test_the_parameter_is_the_option(self, stub: Stub, softmux: Softmux) -> None:
+        stub.on("POST /v1/infer", sse(("token", {"text": "ha"}), ("done", SENTIMENT | {"kind": "generation"})))
+
+        assert softmux("infer", "story", "x", "--param", "stream=true").out.startswith("ha")
+
     done = SENTIMENT | {"kind": "generation", "outputs": [{"text": "a\u2028b", "finish_reason": "stop"}]}
 
     def test_writes_the_text_as_it_comes(self, stub: Stub, softmux: Softmux) -> None:
