@@ -64,7 +64,7 @@ def backbone_directory(arch: str, directory: Path) -> Path:
     """Save a tiny backbone with a tokenizer, as its publisher would."""
     save_backbone(arch, directory)
     made = {"bert": bert_tokenizer, "electra": bert_tokenizer, "albert": bert_tokenizer}
-    made |= {"roberta": roberta_tokenizer, "xlm-roberta": roberta_tokenizer}
+    made |= {"roberta": roberta_tokenizer, "mpnet": roberta_tokenizer, "xlm-roberta": roberta_tokenizer}
     made |= dict.fromkeys(("deberta", "deberta-positions", "deberta-v2", "deberta-v3"), bert_tokenizer)
     tokenizer = made[arch](VOCAB_SIZE) if arch in made else gpt2_tokenizer()
     tokenizer.save_pretrained(directory)

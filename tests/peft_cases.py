@@ -96,6 +96,7 @@ ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "xlm-roberta": ("xlm-roberta", _SIZES),
     "electra": ("electra", _SIZES | {"embedding_size": 32}),
     "albert": ("albert", _SIZES | {"embedding_size": 16}),
+    "mpnet": ("mpnet", _SIZES),
     "deberta": ("deberta", _DEBERTA),
     "deberta-positions": (
         "deberta",

@@ -34,6 +34,9 @@ _TASK_ROWS = "prefix_task_rows"
 # `PeftModelForFeatureExtraction.forward` sets them to None.
 _WITHOUT_TYPES = ((HeadKind.QUESTION_ANSWERING,), (HeadKind.EMBEDDING,))
 
+# Encoders that take no cache; P-Tuning v2's authors changed DeBERTa's own code.
+_PREFIX_UNREAD = frozenset({"albert", "deberta", "deberta-v2", "distilbert", "modernbert", "mpnet"})
+
 _Baked = dict[str, torch.Tensor]
 _Bake = Callable[[Mapping[str, torch.Tensor], PeftFields, "_Context"], _Baked]
 
@@ -59,6 +62,7 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     reasons = context.reasons
     config: Mapping[str, Any] = checkpoint.config or {}
     fields = read_fields(config, spec, reasons)
+    _expect_prefix_was_read(fields, spec, reasons)
     _expect_task_id(publisher, fields, reasons)
     modules = saved_modules(
         {name: t for name, t in checkpoint.tensors.items() if name not in {_PROMPT, _TASK_COLS, _TASK_ROWS}}, reasons
@@ -163,6 +167,16 @@ def _are_factors(tensors: Mapping[str, torch.Tensor], reasons: Reasons) -> bool:
         f"{_TASK_COLS} {cols_shape} and {_TASK_ROWS} {rows_shape} do not multiply to a prompt of {[rows, width]}; "
         "expected [tasks, n, ranks] and [tasks, ranks, width]",
     )
+
+
+def _expect_prefix_was_read(fields: PeftFields | None, spec: BackboneSpec, reasons: Reasons) -> None:
+    if fields is not None and _BAKE[fields.method] is _bake_prefix:
+        reasons.expect(
+            spec.model_type not in _PREFIX_UNREAD,
+            f"PEFT's {fields.method} never reached a {spec.model_type} in training: transformers drops past_key_values "
+            "there without a word, so these vectors are as they began. Train a prompt, or P-Tuning v2; if your own "
+            "code fed them to the attention, send them as kv.key and kv.value",
+        )
 
 
 def _expect_task_id(publisher: PublisherManifest, fields: PeftFields | None, reasons: Reasons) -> None:

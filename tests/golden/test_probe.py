@@ -83,12 +83,12 @@ SERVED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
         t.DebertaV2Config(**DENSE, **BUCKETS, conv_kernel_size=3, conv_act="gelu"),
     ),
     "deberta-v3": lambda: (t.DebertaV2ForMaskedLM, t.DebertaV2Config(**DENSE, **BUCKETS, legacy=False)),
+    "mpnet": lambda: (t.MPNetForMaskedLM, t.MPNetConfig()),
     "modernbert": lambda: (t.ModernBertForMaskedLM, t.ModernBertConfig(**DENSE)),
 }
 REFUSED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
     "gptj": lambda: (t.GPTJForCausalLM, t.GPTJConfig()),
     "falcon": lambda: (t.FalconForCausalLM, t.FalconConfig()),
-    "mpnet": lambda: (t.MPNetForMaskedLM, t.MPNetConfig()),
     "deberta": lambda: (t.DebertaModel, t.DebertaConfig(talking_head=True)),
 }
 CONFIGS_REFUSED: dict[str, tuple[Callable[[], t.PretrainedConfig], str]] = {
@@ -133,7 +133,13 @@ def test_length_dependent_rotation_is_capped_at_its_original_length() -> None:
 
 @pytest.mark.parametrize(
     ("keyword", "name"),
-    [("softcap", "gemma2"), ("s_aux", "gpt-oss"), ("sliding_window", "phi3"), ("row_bias", "deberta-v3")],
+    [
+        ("softcap", "gemma2"),
+        ("s_aux", "gpt-oss"),
+        ("sliding_window", "phi3"),
+        ("row_bias", "deberta-v3"),
+        ("row_bias", "mpnet"),
+    ],
 )
 def test_the_probe_notices_a_forgotten_rule(keyword: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate itself is tested: an attention that drops one keyword must not pass."""

@@ -173,6 +173,15 @@ def test_prefix_width_must_be_what_the_config_says() -> None:
     assert "num_layers 7" in str(refused(Checkpoint({"prompt_embeddings": prefix()}, config)))
 
 
+@pytest.mark.parametrize("model_type", ["albert", "deberta", "deberta-v2", "distilbert", "modernbert", "mpnet"])
+def test_prefix_that_training_never_read_is_refused(model_type: str) -> None:
+    config = peft_config("PREFIX_TUNING", "FEATURE_EXTRACTION", token_dim=32, num_layers=3, num_attention_heads=4)
+    checkpoint = Checkpoint({"prompt_embeddings": prefix(ENCODER)}, config)
+    convert(checkpoint, PublisherManifest(), ENCODER)
+    with pytest.raises(CheckpointError, match=rf"never reached a {model_type} in training"):
+        convert(checkpoint, PublisherManifest(), replace(ENCODER, model_type=model_type))
+
+
 def test_prefix_heads_must_divide() -> None:
     config = peft_config("PREFIX_TUNING", num_attention_heads=3)
     assert "does not divide" in str(refused(Checkpoint({"prompt_embeddings": prefix()}, config)))

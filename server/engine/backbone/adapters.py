@@ -8,11 +8,16 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from server.engine.backbone.deberta import PackedDeberta
+from server.engine.backbone.mpnet import PackedMPNet
 
 Body = Callable[..., Any]
 """Called with a model's own inputs and `plan`; its output has `last_hidden_state`."""
 
-_ADAPTERS: dict[str, Callable[[PreTrainedModel], Body]] = {"deberta": PackedDeberta, "deberta-v2": PackedDeberta}
+_ADAPTERS: dict[str, Callable[[PreTrainedModel], Body]] = {
+    "deberta": PackedDeberta,
+    "deberta-v2": PackedDeberta,
+    "mpnet": PackedMPNet,
+}
 
 
 def body_of(base: PreTrainedModel) -> Body:

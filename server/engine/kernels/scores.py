@@ -25,7 +25,7 @@ class LayerRules:
     softcap: float | None = None
     sinks: torch.Tensor | None = None  # [query heads] one extra logit a head that takes mass and gives nothing
     bias: torch.Tensor | None = None  # [1, query heads, T, T] over the packed sequence (T5 encoders)
-    row_bias: RowBias | None = None  # the same by row, so that no row pays for its neighbours' length (DeBERTa)
+    row_bias: RowBias | None = None  # the same by row, so that no row pays for its neighbours' length (DeBERTa, MPNet)
 
     @property
     def is_plain(self) -> bool:
