@@ -127,7 +127,7 @@ def main() -> None:
     """Run the benchmark and print its table; exit with 1 when anything failed or was wrong."""
     options = _options()
     cache = options.cache.expanduser()
-    name, directory = _backbone(options.backbone, cache)
+    name, directory = named_backbone(options.backbone, cache)
     prompts = {folder.name: parts(folder) for folder in prompt_folders(name)}
     texts = sentences(None, NUM_TEXTS, cache)
     wanted: dict[str, Any] = {"max_new_tokens": options.max_new_tokens} if options.max_new_tokens else {}
@@ -156,7 +156,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _backbone(named: str, cache: Path) -> tuple[BackboneName, Path]:
+def named_backbone(named: str, cache: Path) -> tuple[BackboneName, Path]:
     """Return which of the demo's backbones this is, and its directory."""
     directory = None if named in BACKBONES else Path(named)
     for name, backbone in BACKBONES.items():

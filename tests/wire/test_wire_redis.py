@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,8 +13,10 @@ import httpx
 import pytest
 from fakes import byte_tokenizer, classifier, fake_spec
 from redis_servers import RedisServer, running_redis
+from safetensors.torch import save
 from wire_server import LivingEngine, serving
 
+from bench.replicas import Change, Reply, change_under_load, lateness_s
 from prompt_store.open import open_store
 from server.api.services import Parts
 from server.api.uploads import ARTIFACT_TYPE
@@ -116,3 +119,26 @@ def test_replicas_share_a_store_and_outlive_its_outage(redis: RedisServer, tmp_p
         again = first.post(VERSIONS, content=classifier(labels=("a", "b")).to_bytes(), headers=ARTIFACT)
         assert again.status_code == 201, again.text
         until(second, again.json()["version"])
+
+
+def checkpoint() -> dict[str, bytes]:
+    artifact = classifier()
+    manifest = {"kind": "sequence-classification", "labels": ["bad", "good"], "template": "<soft:3>{text}"}
+    return {"weights": save(dict(artifact.tensors)), "manifest": json.dumps(manifest).encode()}
+
+
+@pytest.mark.anyio
+async def test_changes_under_load_reach_both_replicas(redis: RedisServer) -> None:
+    with replica(f"{redis.url}/0") as first, replica(f"{redis.url}/0") as second:
+        urls = [str(client.base_url) for client in (first, second)]
+        found = await change_under_load("hints", urls, checkpoint(), num_changes=6, num_clients=2)
+    assert (found.num_changes, found.num_failed, found.faults) == (6, 0, ())
+    assert found.num_requests > 0
+
+
+def test_an_answer_is_as_late_as_its_version_was_gone() -> None:
+    changes = [Change("a", 0, 1), Change("b", 10, 11), Change("a", 20, 21), Change("c", 30, 31)]
+    asked = {("a", 5, 6): 0, ("a", 12, 13): 1, ("a", 15, 22): 0, ("b", 10, 12): 0, ("b", 35, 36): 14, ("c", 32, 33): 0}
+    for (version, started, ended), late_s in asked.items():
+        assert lateness_s(Reply(0, started, ended, version), changes) == late_s, (version, started)
+    assert lateness_s(Reply(0, 5, 6, "c"), changes) is None
