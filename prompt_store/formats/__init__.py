@@ -11,10 +11,11 @@ from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import CheckpointError
 from prompt_store.formats import nemo, peft
-from prompt_store.formats.assemble import Sources, assemble
+from prompt_store.formats.assemble import assemble
 from prompt_store.formats.checkpoint import Checkpoint, read_config
 from prompt_store.formats.family import Family, Parts
 from prompt_store.formats.recognise import recognise
+from prompt_store.formats.sources import Sources
 from prompt_store.manifest import PublisherManifest
 
 __all__ = ["Checkpoint", "Converted", "convert", "read_config"]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,6 @@ def backbone_beside(folder: Path) -> str | None:
     with reading(folder):
         files = weight_files(folder)
         return hash_weights(files) if files else None
-
-
-def is_few_shot(tensors: Mapping[str, Any]) -> bool:
-    """Whether these are the tensors of a few-shot `embeddings.pth`."""
-    return "prompt_embeddings.weight" in tensors
 
 
 def _is_plain(value: Any) -> bool:
