@@ -34,9 +34,9 @@ Parameters = Annotated[
     Field(
         description="What the task's kind takes. Generation: max_new_tokens, temperature, top_p, top_k, min_p, "
         "repetition_penalty, presence_penalty, frequency_penalty, stop, seed, logprobs, ignore_eos, stream. "
-        "Classification and label words: top_k, threshold. Token classification: aggregation_strategy, ignore_labels, "
-        "stride. Question answering: top_k, max_answer_length, doc_stride, align_to_words, handle_impossible_answer, "
-        "null_threshold. Embedding: normalize, dimensions."
+        "Classification and label words: top_k; multi-label also threshold. Token classification: "
+        "aggregation_strategy, ignore_labels, stride. Question answering: top_k, max_answer_length, doc_stride, "
+        "align_to_words, handle_impossible_answer, null_threshold. Embedding: normalize, dimensions."
     ),
 ]
 User = Annotated[
