@@ -11,6 +11,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from prompt_store.tables import BlobRow
 FAILPOINTS = ("blob_created", "blob_written", "blob_synced", "blob_verified", "blob_renamed", "blob_settled")
 
 
+_SYNCS_AT_ONCE = 16
 _OPEN_AT_ONCE = 64  # files: far below what a process may have open
 
 
@@ -140,8 +142,8 @@ class BlobFiles:
                 if not self._is_whole(inside(self._root, *parts), version):
                     temporary = inside(self._root, *parts[:-1], f"{uuid.uuid4().hex}.new")
                     written.append((temporary, parts, version, self._write_open(temporary, raw, clean)))
-            for *_, descriptor in written:  # the first takes the others' bytes along
-                self._files.sync(descriptor)
+            with ThreadPoolExecutor(_SYNCS_AT_ONCE) as threads:  # file systems sync many at the price of one
+                list(threads.map(self._files.sync, [descriptor for *_, descriptor in written]))
             self._failpoint("blob_synced")
             for temporary, _, version, _ in written:
                 self._verify(temporary, version)

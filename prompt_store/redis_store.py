@@ -12,7 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
-from prompt_store import copies, ledger, names
+from prompt_store import copies, ledger, names, redis_copies
 from prompt_store.digest import version_of
 from prompt_store.errors import (
     StoreCorruptError,
@@ -34,11 +34,11 @@ from prompt_store.redis_tables import RedisTables
 from prompt_store.redis_transactions import RedisTransactions
 from prompt_store.refs import TaskName, Version, parse_name, parse_version
 from prompt_store.store import Change, Orphan, Sequence, TaskCopy, TaskRecord, VersionRecord
-from prompt_store.tables import BlobRow, Tables
+from prompt_store.tables import BlobRow
 from prompt_store.two_part_store import MAX_ARTIFACT_BYTES, STRAY_GRACE_S
 
 _TRIES = 3
-_PUTS_AT_ONCE = 8
+_COPIES_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,32 +77,37 @@ class RedisStore(NameStore):
     async def put(self, tenant: str, artifact: bytes) -> Version:
         """See `PromptStore.put`. Raises TooLargeError, StoreFullError too."""
         parse_name(tenant, "tenant")
-        if len(artifact) > self._max_artifact_bytes:
-            raise TooLargeError(f"the artifact has {len(artifact)} bytes; at most {self._max_artifact_bytes} are kept")
+        self._require_small(artifact)
         version = await asyncio.to_thread(version_of, artifact)
         for _ in range(_TRIES):  # again only when a collect or another put came in between
             row = await self._whole(tenant, version) or await self._upload(tenant, version, artifact)
             kept = replace(row, unnamed_since=self._now(), is_tombstone=False)
-            if await self._rows.write_rows(lambda t, kept=kept: _keep(t, kept)):  # type: ignore[misc]
+            if await self._rows.write_rows(lambda t, kept=kept: redis_copies.keep(t, kept)):  # type: ignore[misc]
                 return version
             await self._discard(row)
         raise StoreUnavailableError(f"the bytes of {version} were collected as fast as they were put; try again")
 
     async def put_many(self, tenant: str, artifacts: tuple[bytes, ...]) -> tuple[Version, ...]:
         """See `PromptStore.put_many`."""
-        room = asyncio.Semaphore(_PUTS_AT_ONCE)
-
-        async def put(artifact: bytes) -> Version:
-            async with room:
-                return await self.put(tenant, artifact)
-
-        putting = [asyncio.ensure_future(put(artifact)) for artifact in artifacts]
-        try:
-            return tuple(await asyncio.gather(*putting))
-        finally:
-            for one in putting:
-                one.cancel()
-            await asyncio.gather(*putting, return_exceptions=True)
+        parse_name(tenant, "tenant")
+        for artifact in artifacts:
+            self._require_small(artifact)
+        versions = await asyncio.to_thread(lambda: tuple(version_of(artifact) for artifact in artifacts))
+        wanted = dict(zip(versions, artifacts, strict=True))
+        keys = tuple((tenant, version) for version in wanted)
+        known = await self._rows.read(lambda t: redis_copies.blobs(t, keys))
+        rows = [
+            BlobRow(tenant, version, len(raw), self._now(), copy=uuid.uuid4().hex)
+            for version, raw in wanted.items()
+            if known[tenant, version] is None
+        ]
+        await self._rows.write_rows(lambda t: redis_copies.save_strays(t, rows))
+        await self._write_copies([(row, wanted[row.version]) for row in rows])
+        whole = await self._whole_of([row for row in known.values() if row is not None])
+        kept = await self._rows.write_rows(lambda t: redis_copies.keep_all(t, [*rows, *whole]))
+        for version in wanted.keys() - kept:  # is damaged, or a collect or another put came in between
+            await self.put(tenant, wanted[version])
+        return versions
 
     async def get(self, tenant: str, version: Version) -> bytes:
         """See `PromptStore.get`."""
@@ -147,7 +152,7 @@ class RedisStore(NameStore):
         """See `PromptStore.restore`."""
         wanted = tuple({(copy.task.tenant, record.version) for copy in brought for record in copy.versions})
         while True:
-            before = await self._rows.read(lambda t: _blobs(t, wanted))
+            before = await self._rows.read(lambda t: redis_copies.blobs(t, wanted))
             found = await asyncio.gather(*(self._chunks.has(row) for row in before.values() if row is not None))
             rows = [key for key, row in before.items() if row is not None]
             are_there = dict.fromkeys(before, False) | dict(zip(rows, found, strict=True))
@@ -158,7 +163,7 @@ class RedisStore(NameStore):
                 are_there: dict[tuple[str, Version], bool] = are_there,
             ) -> tuple[TaskName, ...] | None:
                 compared = copies.compare(tables, brought)
-                if _copies(_blobs(tables, wanted)) != _copies(before):
+                if redis_copies.copies(redis_copies.blobs(tables, wanted)) != redis_copies.copies(before):
                     return None  # what we looked at is not what the rows name now
                 ledger.name_all(tables, are_there, compared.absent)
                 copies.add(tables, compared.absent)
@@ -221,55 +226,36 @@ class RedisStore(NameStore):
             raise
         return row
 
+    async def _whole_of(self, rows: list[BlobRow]) -> list[BlobRow]:
+        found: list[BlobRow] = []
+        for first in range(0, len(rows), _COPIES_AT_ONCE):
+            some = rows[first : first + _COPIES_AT_ONCE]
+            raws = await asyncio.gather(*(self._chunks.read(row) for row in some))
+            found += [row for row, raw in zip(some, raws, strict=True) if raw and version_of(raw) == row.version]
+        return [replace(row, unnamed_since=self._now(), is_tombstone=False) for row in found]
+
+    async def _write_copies(self, copies: list[tuple[BlobRow, bytes]]) -> None:
+        try:
+            for first in range(0, len(copies), _COPIES_AT_ONCE):
+                some = copies[first : first + _COPIES_AT_ONCE]
+                await asyncio.gather(*(self._chunks.write(row, raw) for row, raw in some))
+        except StoreFullError:
+            for row, _ in copies:  # at once: room is what is missing
+                await self._discard(row)
+            raise
+
+    def _require_small(self, artifact: bytes) -> None:
+        if len(artifact) > self._max_artifact_bytes:
+            raise TooLargeError(f"the artifact has {len(artifact)} bytes; at most {self._max_artifact_bytes} are kept")
+
     async def _erase(self, buried: BlobRow) -> int:
-        if not await self._rows.write_rows(lambda t: _remove(t, buried)):
+        if not await self._rows.write_rows(lambda t: redis_copies.remove(t, buried)):
             return 0
         await self._discard(buried)
         return buried.size_bytes
 
     async def _discard(self, stray: BlobRow) -> None:
         # Doomed first: whoever still writes this copy may not name it afterwards.
-        if await self._rows.write_rows(lambda t: _doom(t, stray.copy)):
+        if await self._rows.write_rows(lambda t: redis_copies.doom(t, stray.copy)):
             await self._chunks.remove(stray)
             await self._rows.write_rows(lambda t: t.remove_stray(stray.copy))
-
-
-def _blobs(tables: Tables, wanted: tuple[tuple[str, Version], ...]) -> dict[tuple[str, Version], BlobRow | None]:
-    tables.foresee(blobs=wanted)
-    return {key: tables.blob(*key) for key in wanted}
-
-
-def _copies(blobs: dict[tuple[str, Version], BlobRow | None]) -> list[str | None]:
-    return [row.copy if row else None for row in blobs.values()]
-
-
-def _keep(tables: RedisTables, row: BlobRow) -> bool:
-    """Have the row name its copy. False when that copy is doomed, or gone: the bytes must be written again."""
-    before = tables.blob(row.tenant, row.version)
-    if before is None or before.copy != row.copy:
-        stray = tables.strays().get(row.copy)
-        if stray is None or stray.is_tombstone:
-            return False
-        tables.remove_stray(row.copy)
-        if before is not None:
-            tables.save_stray(replace(before, is_tombstone=True))
-    ledger.keep(tables, row)
-    return True
-
-
-def _remove(tables: RedisTables, buried: BlobRow) -> bool:
-    row = tables.blob(buried.tenant, buried.version)
-    if row is None or not row.is_tombstone or row.copy != buried.copy:
-        return False
-    tables.remove_blob(row.tenant, row.version)
-    tables.save_stray(row)
-    return True
-
-
-def _doom(tables: RedisTables, copy: str) -> bool:
-    stray = tables.strays().get(copy)
-    if stray is None:
-        return False  # named meanwhile, or deleted by somebody else
-    if not stray.is_tombstone:
-        tables.save_stray(replace(stray, is_tombstone=True))
-    return True

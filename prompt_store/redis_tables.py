@@ -72,6 +72,7 @@ class RedisTables:
         self._sequence = snapshot.sequence
         self._tasks: dict[TaskName, TaskRows] = {}
         self._blobs: dict[tuple[str, Version], BlobRow | None] = {}  # as written; None: removed
+        self._stray_values: dict[bytes, bytes] | None = None  # as read
         self._num_names: dict[tuple[str, Version], int] = {}  # more tasks (or fewer) than were read
 
     def load(self, task: TaskName) -> TaskRecord | None:
@@ -186,6 +187,13 @@ class RedisTables:
     def strays(self) -> dict[str, BlobRow]:
         """Return the copies that no row names; `unnamed_since` says when their writing began."""
         return {copy.decode(): load_stray(value) for copy, value in pairs(self._reply(StraysWant()))}
+
+    def stray(self, copy: str) -> BlobRow | None:
+        """Return one of `strays`."""
+        if self._stray_values is None:
+            self._stray_values = dict(pairs(self._reply(StraysWant())))
+        value = self._stray_values.get(copy.encode())
+        return load_stray(value) if value is not None else None
 
     def save_stray(self, row: BlobRow) -> None:
         """Note a copy that no row names."""

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,10 +64,13 @@ class RecordingFiles(Files):
         self._fail_at = fail_at
         self._error = error
         self._names: dict[int, str] = {}
+        self._lock = threading.Lock()
 
     def _note(self, call: str, path: str) -> None:
-        self.calls.append((call, path))
-        if len(self.calls) - 1 == self._fail_at:
+        with self._lock:
+            self.calls.append((call, path))
+            fails = len(self.calls) - 1 == self._fail_at
+        if fails:
             raise OSError(self._error, os.strerror(self._error))
 
     def create(self, path: Path) -> int:
