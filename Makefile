@@ -11,7 +11,7 @@ PIP      := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES  := prompt_store server tests bench examples docker
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-eval install format lint type test test-slow test-all bench image image-proof lock clean
+.PHONY: help demo demo-eval install format lint type test test-slow test-all fidelity bench image image-proof lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ test-slow: $(VENV)/.dev ## Run only the slow tests
 
 test-all: $(VENV)/.dev ## Run every test, the slow ones too
 	$(BIN)/pytest -m ''
+
+fidelity: $(VENV)/.dev ## Compare every family, architecture and head with its training code (GOLDEN=DIR: those folders)
+	PYTHONPATH=tests $(BIN)/python -m fidelity $(if $(GOLDEN),--golden '$(GOLDEN)')
 
 bench: $(VENV)/.dev ## Run the benchmarks, each against its peers
 	$(BIN)/python -m bench

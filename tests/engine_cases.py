@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from peft_cases import VOCAB_SIZE, save_backbone
+from peft_cases import DECODERS, VOCAB_SIZE, save_backbone
 from safetensors.torch import load_file
 from tiny_tokenizers import bert_tokenizer, gpt2_tokenizer, roberta_tokenizer
 
@@ -36,6 +36,7 @@ from server.engine.types import (
 )
 
 SETTINGS = EngineSettings(dtype="float32", device="cpu", num_threads=1)
+LIKE_ROBERTA = ("roberta", "xlm-roberta", "camembert", "mpnet")  # in how their tokenizers frame a text
 EVERY_COLUMN = ReadColumns(tuple(range(VOCAB_SIZE)))
 
 
@@ -63,10 +64,10 @@ class Counted:
 def backbone_directory(arch: str, directory: Path) -> Path:
     """Save a tiny backbone with a tokenizer, as its publisher would."""
     save_backbone(arch, directory)
-    made = {"bert": bert_tokenizer, "electra": bert_tokenizer, "albert": bert_tokenizer}
-    made |= {"roberta": roberta_tokenizer, "mpnet": roberta_tokenizer, "xlm-roberta": roberta_tokenizer}
-    made |= dict.fromkeys(("deberta", "deberta-positions", "deberta-v2", "deberta-v3"), bert_tokenizer)
-    tokenizer = made[arch](VOCAB_SIZE) if arch in made else gpt2_tokenizer()
+    if arch in DECODERS:
+        tokenizer = gpt2_tokenizer()
+    else:
+        tokenizer = (roberta_tokenizer if arch in LIKE_ROBERTA else bert_tokenizer)(VOCAB_SIZE)
     tokenizer.save_pretrained(directory)
     return directory
 

@@ -5,12 +5,18 @@ A row is a list of token ids; -i stands for soft token i. `state_dict()` has the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from peft_cases import DECODERS
 from prefix_cases import Feeding, N, Pairs
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
+
+from prompt_store.formats.flatten import flatten
+
+MASK, CLS, SEP = 3, 9, 10  # ids that mean nothing to a tiny model
 
 
 class Template(nn.Module):
@@ -94,3 +100,29 @@ def verbalized(logits: torch.Tensor, word_ids: Sequence[Sequence[int]]) -> torch
     projected = logits[table] - 10000 * (1 - mask)
     probabilities = torch.softmax(projected.reshape(-1), dim=-1).reshape(projected.shape)
     return torch.softmax((torch.log(probabilities + 1e-15) * mask).sum(-1) / mask.sum(-1), dim=-1)
+
+
+WORDS = {"classes": ["a", "b", "c"], "label_words": [["x"], ["y"], ["z"]]}
+Build = Callable[[Any], Template]
+CASES: dict[str, tuple[Build, Sequence[int], dict[str, Any]]] = {
+    # name: template, its soft tokens in the row, config of the template
+    "soft": (SoftTemplate, (), {}),
+    "mixed": (lambda raw: MixedTemplate(raw, 4), (-1, -2, -3, -4), {}),
+    "mixed-shared": (lambda raw: MixedTemplate(raw, 3), (-1, -2, -1, -3), {"soft_token_ids": [0, 1, 2, 0, 1, 3, 0]}),
+    "p-tuning-lstm": (lambda raw: PtuningTemplate(raw, 4, is_lstm=True), (-1, -2, -3, -4), {}),
+    "p-tuning-mlp": (lambda raw: PtuningTemplate(raw, 4, is_lstm=False), (-1, -2, -1, -2), {}),
+}
+
+
+def row_of(arch: str, soft: Sequence[int], text: Sequence[int]) -> list[int]:
+    """Lay out a template: the first soft token in front, the others around a literal, then the mask or nothing."""
+    if arch in DECODERS:
+        return [*soft[:1], *text, *soft[1:3], 30, *soft[3:], 31]
+    return [CLS, *soft[:1], *text, *soft[1:3], 30, *soft[3:], MASK, 31, SEP]
+
+
+def saved(template: Template, arch: str) -> dict[str, torch.Tensor]:
+    """Return a run's checkpoint, or the template's own state on decoders."""
+    state = template.state_dict()
+    nested = {"state_dict": {f"prompt_model.template.{name}": tensor for name, tensor in state.items()}, "epoch": 1}
+    return flatten(state if arch in DECODERS else nested).tensors

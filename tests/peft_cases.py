@@ -81,6 +81,7 @@ _GPT2 = {
     "eos_token_id": 2,
     "num_labels": NUM_LABELS,
 }
+_SEQ2SEQ = {"vocab_size": VOCAB_SIZE, "d_model": 32, "pad_token_id": PAD_ID, "decoder_start_token_id": 0}
 
 ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", _GPT2),
@@ -91,6 +92,22 @@ ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", _GROUPED),
     "qwen3": ("qwen3", _GROUPED | {"head_dim": 16}),
     "gemma2": ("gemma2", _WINDOWED | {"head_dim": 8}),
+    "gemma": ("gemma", _GROUPED | {"head_dim": 8}),
+    "gemma3": ("gemma3_text", _WINDOWED | {"head_dim": 8}),
+    "phi": ("phi", _SIZES),
+    "phi3": ("phi3", _WINDOWED),
+    "olmo2": ("olmo2", _GROUPED),
+    "starcoder2": ("starcoder2", _WINDOWED),
+    "smollm3": ("smollm3", _GROUPED),
+    "granite": ("granite", _GROUPED),
+    "cohere": ("cohere", _GROUPED),
+    "glm4": ("glm4", _GROUPED | {"head_dim": 8}),
+    "gpt-bigcode": ("gpt_bigcode", _GPT2),
+    "mixtral": ("mixtral", _GROUPED | {"num_local_experts": 4}),
+    "bloom": ("bloom", {k: v for k, v in _GPT2.items() if k not in ("n_embd", "n_positions")} | {"hidden_size": 32}),
+    "falcon": ("falcon", _SIZES),
+    "gptj": ("gptj", _GPT2 | {"rotary_dim": 4}),
+    "stablelm": ("stablelm", _GROUPED),
     "bert": ("bert", _SIZES),
     "roberta": ("roberta", _SIZES),
     "xlm-roberta": ("xlm-roberta", _SIZES),
@@ -104,8 +121,15 @@ ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "deberta-v2": ("deberta-v2", _DEBERTA | {"pos_att_type": "p2c", "conv_kernel_size": 3, "conv_act": "gelu"}),
     "deberta-v3": ("deberta-v2", _DEBERTA_V3),
+    "camembert": ("camembert", _SIZES),
+    "ernie": ("ernie", _SIZES),
+    "distilbert": ("distilbert", _SIZES | {"hidden_dim": 64}),
+    "modernbert": ("modernbert", _SIZES | {"local_attention": 8, "cls_token_id": 0, "sep_token_id": 2}),
+    "roformer": ("roformer", _SIZES),
+    "t5": ("t5", _SEQ2SEQ | {"d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4}),
+    "bart": ("bart", _SEQ2SEQ | {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4}),
 }
-DECODERS = ("gpt2", "opt", "gpt-neox", "llama-gqa", "mistral-window", "qwen2", "qwen3", "gemma2")
+DECODERS = tuple(ARCHS)[: list(ARCHS).index("bert")]
 ENCODERS = ("bert", "roberta", "electra", "albert")
 
 PEFT_TYPES = (
@@ -153,8 +177,9 @@ def tiny_model(arch: str, task: str) -> tuple[PreTrainedModel, PretrainedConfig]
 
 def save_backbone(arch: str, directory: Path) -> Path:
     """Save the backbone as its publisher would: with its LM head, and with its pooler where pretraining has one."""
-    auto = AutoModelForCausalLM if arch in DECODERS else AutoModelForPreTraining
-    model = _seeded(auto, tiny_config(arch), seed=11)
+    config = tiny_config(arch)
+    masked = AutoModelForPreTraining if type(config) in AutoModelForPreTraining._model_mapping else AutoModelForMaskedLM
+    model = _seeded(AutoModelForCausalLM if arch in DECODERS else masked, config, seed=11)
     backbone = _seeded(AutoModel, tiny_config(arch), seed=7)
     model.base_model.load_state_dict(backbone.state_dict(), strict=False)
     model.save_pretrained(directory)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import torch
 from engine_cases import EVERY_COLUMN, load_request, open_engine, random_ids
-from openprompt_cases import MixedTemplate, PtuningTemplate, SoftTemplate, Template, verbalized
+from openprompt_cases import CASES, MASK, WORDS, row_of, saved, verbalized
 from parity import assert_within
 from peft_cases import DECODERS
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from prompt_store.artifact import Artifact
 from prompt_store.formats import Checkpoint, convert
-from prompt_store.formats.flatten import flatten
 from prompt_store.manifest import PublisherManifest
 from server.engine.bringing import Bringing
 from server.engine.engine import Engine
@@ -27,18 +26,7 @@ from server.inference.outputs import label_words_output
 from server.text.label_words import LabelColumns
 
 TOLERANCE = 1e-4  # of the logits' scale
-MASK, CLS, SEP = 3, 9, 10  # ids that mean nothing to a tiny model
 WORD_IDS = ((20, 21), (22,), (23, 24, 25))
-WORDS = {"classes": ["a", "b", "c"], "label_words": [["x"], ["y"], ["z"]]}
-Build = Callable[[Any], Template]
-CASES: dict[str, tuple[Build, Sequence[int], dict[str, Any]]] = {
-    # name: template, its soft tokens in the row, config of the template
-    "soft": (SoftTemplate, (), {}),
-    "mixed": (lambda raw: MixedTemplate(raw, 4), (-1, -2, -3, -4), {}),
-    "mixed-shared": (lambda raw: MixedTemplate(raw, 3), (-1, -2, -1, -3), {"soft_token_ids": [0, 1, 2, 0, 1, 3, 0]}),
-    "p-tuning-lstm": (lambda raw: PtuningTemplate(raw, 4, is_lstm=True), (-1, -2, -3, -4), {}),
-    "p-tuning-mlp": (lambda raw: PtuningTemplate(raw, 4, is_lstm=False), (-1, -2, -1, -2), {}),
-}
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +39,6 @@ def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple
         return engine, auto.from_pretrained(directory, attn_implementation="eager").eval()
 
     return opened
-
-
-def row_of(arch: str, soft: Sequence[int], text: Sequence[int]) -> list[int]:
-    """Lay out a template: the first soft token in front, the others around a literal, then the mask or nothing."""
-    if arch in DECODERS:
-        return [*soft[:1], *text, *soft[1:3], 30, *soft[3:], 31]
-    return [CLS, *soft[:1], *text, *soft[1:3], 30, *soft[3:], MASK, 31, SEP]
-
-
-def saved(template: Template, arch: str) -> dict[str, torch.Tensor]:
-    """Return a run's checkpoint, or the template's own state on decoders."""
-    state = template.state_dict()
-    nested = {"state_dict": {f"prompt_model.template.{name}": tensor for name, tensor in state.items()}, "epoch": 1}
-    return flatten(state if arch in DECODERS else nested).tensors
 
 
 @pytest.mark.parametrize("arch", ["bert", "roberta", "gpt2"])
