@@ -33,6 +33,8 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     reasons, tensors = Reasons(), checkpoint.tensors
     strangers = sorted(n for n in tensors if n != _TABLE and not n.startswith((_LSTM, _MLP, _LONE_MLP)))
     reasons.expect(not strangers, f"the file has more than an encoder: {shorten(strangers)}")
+    mlp, lone = below(_MLP, tensors), below(_LONE_MLP, tensors)
+    reasons.expect(not (mlp and lone), "the file has mlp_head.* and mlp.*, two encoders of the same rows: keep one")
     table = read_table(tensors, _TABLE, spec, reasons)
     reasons.expect(
         publisher.template is not None,
@@ -40,8 +42,7 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
         "for example '<cls>{premise} Question: {hypothesis}?<soft:1> Answer: <mask>.<sep>'",
     )
     reasons.check()
-    mlps = below(_MLP, tensors) | below(_LONE_MLP, tensors)
-    prompt = run_prompt_encoder(table, below(_LSTM, tensors), mlps)
+    prompt = run_prompt_encoder(table, below(_LSTM, tensors), mlp or lone)
     return Parts(
         {EMBEDS: prompt},
         Method.P_TUNING,

@@ -342,3 +342,9 @@ def test_few_shot_is_refused_on_a_backbone_of_other_weights(is_lstm: bool) -> No
     validate(found.artifact, ENCODER)
     with pytest.raises(ArtifactError, match="say template"):
         taken(checkpoint, fingerprint=OWN_WEIGHTS, label_words=WORDS)
+
+
+def test_few_shot_with_two_encoders_is_not_guessed_at() -> None:
+    both = saved(FewShotEncoder(2, 32, is_lstm=False)) | saved(FewShotEncoder(2, 32))
+    with pytest.raises(ArtifactError, match="two encoders of the same rows"):
+        taken(Checkpoint(both), fingerprint=OWN_WEIGHTS, label_words=WORDS, template="{text}<soft:2><mask>")
