@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from prompt_store.disk import DiskOptions, DiskStore
-from prompt_store.files import Files
+from prompt_store.disk.files import Files
+from prompt_store.disk.store import DiskOptions, DiskStore
 from prompt_store.refs import LIVE, TaskName, Version
 from prompt_store.store import Target, VersionRecord
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.kill_child import HALF_WRITTEN, TASK
-from prompt_store import blobs, sqlite_transactions
-from prompt_store.disk import DiskOptions, DiskStore
+from prompt_store.disk import blobs, sqlite_transactions
+from prompt_store.disk.store import DiskOptions, DiskStore
 from prompt_store.errors import NotFoundError, StoreError
 from prompt_store.refs import LIVE, Version
 from prompt_store.store import AliasState, TaskRecord

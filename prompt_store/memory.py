@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from prompt_store.errors import StoreUnavailableError, VersionNotFoundError
-from prompt_store.feed import ChangeFeed
 from prompt_store.refs import Alias, TaskName, Version
+from prompt_store.rules.feed import ChangeFeed
+from prompt_store.rules.tables import BlobRow, T, Tables
+from prompt_store.rules.two_part_store import MAX_ARTIFACT_BYTES, TwoPartStore
 from prompt_store.store import AliasState, Change, Sequence, TaskRecord, VersionRecord
-from prompt_store.tables import BlobRow, T, Tables
-from prompt_store.two_part_store import MAX_ARTIFACT_BYTES, TwoPartStore
 
 
 class MemoryStore(TwoPartStore):

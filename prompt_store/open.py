@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from prompt_store.cache_files import CacheFiles
-from prompt_store.cached import CachedStore
-from prompt_store.disk import DiskOptions, DiskStore
+from prompt_store.cache.files import CacheFiles
+from prompt_store.cache.store import CachedStore
+from prompt_store.disk.files import disk_errors
+from prompt_store.disk.store import DiskOptions, DiskStore
 from prompt_store.errors import InvalidNameError, StoreUnavailableError
-from prompt_store.files import disk_errors
 from prompt_store.memory import MemoryStore
-from prompt_store.redis_address import RedisAddress, is_redis, parse_redis_url
-from prompt_store.redis_store import RedisStore
+from prompt_store.redis.address import RedisAddress, is_redis, parse_redis_url
+from prompt_store.redis.store import RedisStore
 from prompt_store.store import PromptStore
 
 _KINDS = "use file:///absolute/path, redis://host:6379/0 or memory:"
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def open_store(url: str, disk_options: DiskOptions | None = None, *, with_cache: bool = True) -> PromptStore:
-    """Open `file:///absolute/path` (created if missing), `memory:`, or what `redis_address` reads. Blocking, and quick.
+    """Open `file:///absolute/path` (created if missing), `memory:`, or what `redis.address` reads. Blocking, and quick.
 
     Without a cache, a store in Redis must answer, and is asked for everything.
 

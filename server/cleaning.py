@@ -15,7 +15,7 @@ from typing import Protocol
 
 from prompt_store.errors import ConflictError, NotFoundError, StoreError
 from prompt_store.refs import TaskName, Version
-from prompt_store.retention import unused
+from prompt_store.rules.retention import unused
 from prompt_store.store import PromptStore
 
 _PAGE = 100

@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 
+from prompt_store.disk.layout import NAMES_FILE
 from prompt_store.errors import StoreError, StoreUnavailableError
-from prompt_store.layout import NAMES_FILE
 from server.cli.errors import CliError, LocalFileError, UnreachableError
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import pytest
 from redis_fixtures import in_namespace
 from redis_servers import RedisServer
 
-from prompt_store.cache_files import CacheFiles
-from prompt_store.cached import CachedStore
+from prompt_store.cache.files import CacheFiles
+from prompt_store.cache.store import CachedStore
 from prompt_store.digest import version_of
-from prompt_store.disk import DiskOptions, DiskStore
+from prompt_store.disk.store import DiskOptions, DiskStore
 from prompt_store.errors import (
     AliasNotFoundError,
     ConflictError,
@@ -24,8 +24,8 @@ from prompt_store.errors import (
     VersionNotFoundError,
 )
 from prompt_store.memory import MemoryStore
-from prompt_store.redis_address import parse_redis_url
-from prompt_store.redis_store import RedisOptions, RedisStore
+from prompt_store.redis.address import parse_redis_url
+from prompt_store.redis.store import RedisOptions, RedisStore
 from prompt_store.refs import LIVE, Alias, TaskName, Version
 from prompt_store.store import Change, Orphan, PromptStore, Sequence, Target, TaskCopy, VersionRecord
 

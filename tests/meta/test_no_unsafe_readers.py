@@ -97,7 +97,7 @@ def test_no_way_leads_to_what_is_exempt(path: Path) -> None:
 
 def test_only_one_place_joins_the_stores_root() -> None:
     joins = []
-    for path in sorted((ROOT / "prompt_store").glob("*.py")):
+    for path in sorted((ROOT / "prompt_store").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             is_slash = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and "root" in ast.unparse(node.left)
             is_join = isinstance(node, ast.Attribute) and node.attr in ("joinpath", "with_name", "with_suffix")

@@ -17,14 +17,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from redis_fixtures import in_namespace
 from redis_servers import RedisServer
 
-from prompt_store.cache_files import CacheFiles
-from prompt_store.cached import CachedStore
+from prompt_store.cache.files import CacheFiles
+from prompt_store.cache.store import CachedStore
 from prompt_store.digest import version_of
-from prompt_store.disk import DiskOptions, DiskStore
+from prompt_store.disk.store import DiskOptions, DiskStore
 from prompt_store.errors import NotFoundError, StoreError, VersionNotFoundError
 from prompt_store.memory import MemoryStore
-from prompt_store.redis_address import RedisAddress, parse_redis_url
-from prompt_store.redis_store import RedisOptions, RedisStore
+from prompt_store.redis.address import RedisAddress, parse_redis_url
+from prompt_store.redis.store import RedisOptions, RedisStore
 from prompt_store.refs import Alias, TaskName, Version
 from prompt_store.store import PromptStore, Target, TaskRecord, VersionRecord
 

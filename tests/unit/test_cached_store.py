@@ -13,14 +13,14 @@ import pytest
 from redis_servers import running_redis
 from store_cases import LIVE, TASK, publish, record_of, serial
 
-from prompt_store.cache_files import CacheFiles
-from prompt_store.cached import CachedStore, CacheOptions
+from prompt_store.cache.files import CacheFiles
+from prompt_store.cache.store import CachedStore, CacheOptions
 from prompt_store.digest import version_of
 from prompt_store.errors import StoreUnavailableError, TaskNotFoundError, VersionNotFoundError
 from prompt_store.memory import MemoryStore
-from prompt_store.redis_address import parse_redis_url
-from prompt_store.redis_client import Bounds
-from prompt_store.redis_store import RedisOptions, RedisStore
+from prompt_store.redis.address import parse_redis_url
+from prompt_store.redis.client import Bounds
+from prompt_store.redis.store import RedisOptions, RedisStore
 from prompt_store.refs import TaskName, Version
 from prompt_store.store import PromptStore, Sequence, Target, TaskRecord
 

@@ -12,7 +12,7 @@ from fakes import FakeEngine, ManualClock, classifier, fake_engine, version_reco
 from prompt_store.errors import StoreUnavailableError, VersionNotFoundError
 from prompt_store.memory import MemoryStore
 from prompt_store.refs import LIVE, Alias, TaskName, TaskRef, Version
-from prompt_store.retention import unused
+from prompt_store.rules.retention import unused
 from prompt_store.store import AliasState, Target, TaskCopy
 from server.cleaning import Cleaner, CleanerSettings
 from server.tasks import Tasks

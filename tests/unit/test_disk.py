@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompt_store.blobs import BlobFiles, Reserve
 from prompt_store.digest import version_of
-from prompt_store.disk import DiskOptions, DiskStore
+from prompt_store.disk.blobs import BlobFiles, Reserve
+from prompt_store.disk.files import Files
+from prompt_store.disk.layout import blob_parts, inside
+from prompt_store.disk.store import DiskOptions, DiskStore
 from prompt_store.errors import (
     InvalidNameError,
     StoreCorruptError,
@@ -26,8 +28,6 @@ from prompt_store.errors import (
     StoreUnavailableError,
     VersionNotFoundError,
 )
-from prompt_store.files import Files
-from prompt_store.layout import blob_parts, inside
 from prompt_store.memory import MemoryStore
 from prompt_store.open import open_store
 from prompt_store.refs import LIVE, TaskName, Version
@@ -331,7 +331,7 @@ class TestSharing:
         script = (
             "import asyncio, sys\n"
             "from pathlib import Path\n"
-            "from prompt_store.disk import DiskOptions, DiskStore\n"
+            "from prompt_store.disk.store import DiskOptions, DiskStore\n"
             "from prompt_store.refs import LIVE, TaskName\n"
             "from prompt_store.store import Target, VersionRecord\n"
             "async def main(root, who):\n"

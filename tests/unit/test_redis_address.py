@@ -8,7 +8,7 @@ import pytest
 
 from prompt_store.errors import InvalidNameError
 from prompt_store.open import open_store
-from prompt_store.redis_address import RedisKind, RedisLogin, is_redis, parse_redis_url
+from prompt_store.redis.address import RedisKind, RedisLogin, is_redis, parse_redis_url
 
 
 def test_one_server() -> None:

@@ -12,9 +12,9 @@ from store_cases import LIVE, TASK, publish, serial
 
 from bench.redis_outage import run
 from prompt_store.errors import StoreError, StoreUnavailableError
-from prompt_store.redis_address import parse_redis_url
-from prompt_store.redis_client import Bounds
-from prompt_store.redis_store import RedisOptions, RedisStore
+from prompt_store.redis.address import parse_redis_url
+from prompt_store.redis.client import Bounds
+from prompt_store.redis.store import RedisOptions, RedisStore
 from prompt_store.refs import TaskName
 from prompt_store.store import Target
 

@@ -13,11 +13,11 @@ from redis_servers import RedisServer, running_redis
 from store_cases import TASK, publish
 
 from bench.faulty_proxy import FaultyProxy
-from prompt_store.redis_address import parse_redis_url
-from prompt_store.redis_connect import connect
-from prompt_store.redis_hints import HINT_BOUNDS, RedisHints
-from prompt_store.redis_keys import RedisKeys
-from prompt_store.redis_store import RedisOptions, RedisStore
+from prompt_store.redis.address import parse_redis_url
+from prompt_store.redis.connect import connect
+from prompt_store.redis.hints import HINT_BOUNDS, RedisHints
+from prompt_store.redis.keys import RedisKeys
+from prompt_store.redis.store import RedisOptions, RedisStore
 from prompt_store.refs import TaskName
 
 pytestmark = pytest.mark.anyio

@@ -18,8 +18,6 @@ from redis_servers import RedisServer, running_redis
 from store_cases import LIVE, TASK, publish, record_of, serial
 
 from bench.faulty_proxy import FaultyProxy
-from prompt_store import names
-from prompt_store.aliases import Move
 from prompt_store.digest import version_of
 from prompt_store.errors import (
     ConflictError,
@@ -29,13 +27,15 @@ from prompt_store.errors import (
     VersionNotFoundError,
 )
 from prompt_store.open import open_store
-from prompt_store.redis_address import RedisAddress, parse_redis_url
-from prompt_store.redis_client import Bounds, Connected, RedisClient
-from prompt_store.redis_connect import connect
-from prompt_store.redis_keys import RedisKeys
-from prompt_store.redis_store import RedisOptions, RedisStore
-from prompt_store.redis_transactions import RedisTransactions
+from prompt_store.redis.address import RedisAddress, parse_redis_url
+from prompt_store.redis.client import Bounds, Connected, RedisClient
+from prompt_store.redis.connect import connect
+from prompt_store.redis.keys import RedisKeys
+from prompt_store.redis.store import RedisOptions, RedisStore
+from prompt_store.redis.transactions import RedisTransactions
 from prompt_store.refs import TaskName
+from prompt_store.rules import names
+from prompt_store.rules.aliases import Move
 from prompt_store.store import Target
 
 pytestmark = pytest.mark.anyio

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from prompt_store.errors import InvalidNameError
-from prompt_store.records import load_state, load_version
 from prompt_store.refs import TaskName, parse_alias, parse_version
+from prompt_store.rules.records import load_state, load_version
 from prompt_store.store import AliasState, TaskCopy, VersionRecord
 from server.cli.backup.container import BackupFileError
 

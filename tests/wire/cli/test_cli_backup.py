@@ -17,12 +17,12 @@ from redis_servers import RedisServer
 from store_cases import LIVE, record_of
 
 from prompt_store.digest import version_of
-from prompt_store.disk import DiskStore
-from prompt_store.layout import blob_parts, inside
+from prompt_store.disk.layout import blob_parts, inside
+from prompt_store.disk.store import DiskStore
 from prompt_store.open import open_store
 from prompt_store.refs import Alias, TaskName, Version
+from prompt_store.rules.tables import T
 from prompt_store.store import PromptStore, Target, TaskCopy
-from prompt_store.tables import T
 from server.cli.backup.writing import export_store
 
 NUM_TASKS = 300  # more than one ledger holds

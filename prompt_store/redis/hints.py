@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
-from prompt_store.redis_client import Bounds, Connected
+from prompt_store.redis.client import Bounds, Connected
 
 _WAIT_S = 2.0  # for one hint; then the wait begins anew, so that a connection that leads nowhere is noticed
 _PAUSE_S = 0.5  # before connecting again

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
-from prompt_store import copies, ledger, names, redis_copies
 from prompt_store.digest import version_of
 from prompt_store.errors import (
     StoreCorruptError,
@@ -21,21 +20,23 @@ from prompt_store.errors import (
     TooLargeError,
     VersionNotFoundError,
 )
-from prompt_store.feed import ChangeFeed
-from prompt_store.name_store import NameStore
-from prompt_store.redis_address import RedisAddress
-from prompt_store.redis_check import check_server
-from prompt_store.redis_chunks import CHUNK_BYTES, RedisChunks
-from prompt_store.redis_client import Bounds, RedisClient
-from prompt_store.redis_connect import connect
-from prompt_store.redis_hints import HINT_BOUNDS, RedisHints
-from prompt_store.redis_keys import RedisKeys
-from prompt_store.redis_tables import RedisTables
-from prompt_store.redis_transactions import RedisTransactions
+from prompt_store.redis import copies as stored_copies
+from prompt_store.redis.address import RedisAddress
+from prompt_store.redis.check import check_server
+from prompt_store.redis.chunks import CHUNK_BYTES, RedisChunks
+from prompt_store.redis.client import Bounds, RedisClient
+from prompt_store.redis.connect import connect
+from prompt_store.redis.hints import HINT_BOUNDS, RedisHints
+from prompt_store.redis.keys import RedisKeys
+from prompt_store.redis.tables import RedisTables
+from prompt_store.redis.transactions import RedisTransactions
 from prompt_store.refs import TaskName, Version, parse_name, parse_version
+from prompt_store.rules import copies, ledger, names
+from prompt_store.rules.feed import ChangeFeed
+from prompt_store.rules.name_store import NameStore
+from prompt_store.rules.tables import BlobRow
+from prompt_store.rules.two_part_store import MAX_ARTIFACT_BYTES, STRAY_GRACE_S
 from prompt_store.store import Change, Orphan, Sequence, TaskCopy, TaskRecord, VersionRecord
-from prompt_store.tables import BlobRow
-from prompt_store.two_part_store import MAX_ARTIFACT_BYTES, STRAY_GRACE_S
 
 _TRIES = 3
 _COPIES_AT_ONCE = 8
@@ -82,7 +83,7 @@ class RedisStore(NameStore):
         for _ in range(_TRIES):  # again only when a collect or another put came in between
             row = await self._whole(tenant, version) or await self._upload(tenant, version, artifact)
             kept = replace(row, unnamed_since=self._now(), is_tombstone=False)
-            if await self._rows.write_rows(lambda t, kept=kept: redis_copies.keep(t, kept)):  # type: ignore[misc]
+            if await self._rows.write_rows(lambda t, kept=kept: stored_copies.keep(t, kept)):  # type: ignore[misc]
                 return version
             await self._discard(row)
         raise StoreUnavailableError(f"the bytes of {version} were collected as fast as they were put; try again")
@@ -95,16 +96,16 @@ class RedisStore(NameStore):
         versions = await asyncio.to_thread(lambda: tuple(version_of(artifact) for artifact in artifacts))
         wanted = dict(zip(versions, artifacts, strict=True))
         keys = tuple((tenant, version) for version in wanted)
-        known = await self._rows.read(lambda t: redis_copies.blobs(t, keys))
+        known = await self._rows.read(lambda t: stored_copies.blobs(t, keys))
         rows = [
             BlobRow(tenant, version, len(raw), self._now(), copy=uuid.uuid4().hex)
             for version, raw in wanted.items()
             if known[tenant, version] is None
         ]
-        await self._rows.write_rows(lambda t: redis_copies.save_strays(t, rows))
+        await self._rows.write_rows(lambda t: stored_copies.save_strays(t, rows))
         await self._write_copies([(row, wanted[row.version]) for row in rows])
         whole = await self._whole_of([row for row in known.values() if row is not None])
-        kept = await self._rows.write_rows(lambda t: redis_copies.keep_all(t, [*rows, *whole]))
+        kept = await self._rows.write_rows(lambda t: stored_copies.keep_all(t, [*rows, *whole]))
         for version in wanted.keys() - kept:  # is damaged, or a collect or another put came in between
             await self.put(tenant, wanted[version])
         return versions
@@ -152,7 +153,7 @@ class RedisStore(NameStore):
         """See `PromptStore.restore`."""
         wanted = tuple({(copy.task.tenant, record.version) for copy in brought for record in copy.versions})
         while True:
-            before = await self._rows.read(lambda t: redis_copies.blobs(t, wanted))
+            before = await self._rows.read(lambda t: stored_copies.blobs(t, wanted))
             found = await asyncio.gather(*(self._chunks.has(row) for row in before.values() if row is not None))
             rows = [key for key, row in before.items() if row is not None]
             are_there = dict.fromkeys(before, False) | dict(zip(rows, found, strict=True))
@@ -163,7 +164,7 @@ class RedisStore(NameStore):
                 are_there: dict[tuple[str, Version], bool] = are_there,
             ) -> tuple[TaskName, ...] | None:
                 compared = copies.compare(tables, brought)
-                if redis_copies.copies(redis_copies.blobs(tables, wanted)) != redis_copies.copies(before):
+                if stored_copies.copies(stored_copies.blobs(tables, wanted)) != stored_copies.copies(before):
                     return None  # what we looked at is not what the rows name now
                 ledger.name_all(tables, are_there, compared.absent)
                 copies.add(tables, compared.absent)
@@ -249,13 +250,13 @@ class RedisStore(NameStore):
             raise TooLargeError(f"the artifact has {len(artifact)} bytes; at most {self._max_artifact_bytes} are kept")
 
     async def _erase(self, buried: BlobRow) -> int:
-        if not await self._rows.write_rows(lambda t: redis_copies.remove(t, buried)):
+        if not await self._rows.write_rows(lambda t: stored_copies.remove(t, buried)):
             return 0
         await self._discard(buried)
         return buried.size_bytes
 
     async def _discard(self, stray: BlobRow) -> None:
         # Doomed first: whoever still writes this copy may not name it afterwards.
-        if await self._rows.write_rows(lambda t: redis_copies.doom(t, stray.copy)):
+        if await self._rows.write_rows(lambda t: stored_copies.doom(t, stray.copy)):
             await self._chunks.remove(stray)
             await self._rows.write_rows(lambda t: t.remove_stray(stray.copy))

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from prompt_store.layout import inside
+from prompt_store.disk.layout import inside
 
 Key = tuple[str, ...]  # plain parts of a path, see `layout.inside`
 

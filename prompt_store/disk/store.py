@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prompt_store.blobs import BlobFiles, Reserve, no_failpoint
-from prompt_store.feed import ChangeFeed
-from prompt_store.files import Files, disk_errors
-from prompt_store.layout import LOCK_FILE, NAMES_FILE, inside
-from prompt_store.sqlite_transactions import SqliteTransactions
-from prompt_store.two_part_store import MAX_ARTIFACT_BYTES, TwoPartStore
+from prompt_store.disk.blobs import BlobFiles, Reserve, no_failpoint
+from prompt_store.disk.files import Files, disk_errors
+from prompt_store.disk.layout import LOCK_FILE, NAMES_FILE, inside
+from prompt_store.disk.sqlite_transactions import SqliteTransactions
+from prompt_store.rules.feed import ChangeFeed
+from prompt_store.rules.two_part_store import MAX_ARTIFACT_BYTES, TwoPartStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,17 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 
-from prompt_store.breaker import Breaker
-from prompt_store.cache_files import CacheFiles
-from prompt_store.cached_backup import CachedBackup
-from prompt_store.cached_names import CachedNames
+from prompt_store.cache.backup import CachedBackup
+from prompt_store.cache.breaker import Breaker
+from prompt_store.cache.files import CacheFiles
+from prompt_store.cache.names import CachedNames
+from prompt_store.cache.negatives import Negatives
 from prompt_store.digest import version_of
+from prompt_store.disk.layout import blob_parts
 from prompt_store.errors import NotFoundError, StoreError, StoreUnavailableError, TaskNotFoundError
-from prompt_store.layout import blob_parts
-from prompt_store.negatives import Negatives
 from prompt_store.refs import Alias, TaskName, Version, parse_name
+from prompt_store.rules.tables import T
 from prompt_store.store import AliasState, Change, PromptStore, Sequence, Target, TaskPage, TaskRecord, VersionRecord
-from prompt_store.tables import T
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,9 @@ class CachedStore(CachedBackup):
     async def get(self, tenant: str, version: Version) -> bytes:
         """See `PromptStore.get`; reads the store once however many ask."""
         self._require_open()
-        key = blob_parts(parse_name(tenant, "tenant"), version)
-        raw = await asyncio.to_thread(self._files.read, key, lambda raw: version_of(raw) == version)
-        if raw is not None:
-            return raw
-        self._negatives.check((tenant, version))
+        parse_name(tenant, "tenant")
         if (tenant, version) not in self._reads:
-            self._reads[tenant, version] = self._start(self._fetch(tenant, version))
+            self._reads[tenant, version] = self._start(self._read(tenant, version))
         return await asyncio.shield(self._reads[tenant, version])
 
     async def commit(self, task: TaskName, record: VersionRecord) -> TaskRecord:
@@ -196,17 +192,26 @@ class CachedStore(CachedBackup):
         self._compare(task, record)
         return record
 
+    async def _read(self, tenant: str, version: Version) -> bytes:
+        key = blob_parts(tenant, version)
+        try:
+            raw = await asyncio.to_thread(self._files.read, key, lambda raw: version_of(raw) == version)
+            if raw is None:
+                raw = await self._fetch(tenant, version)
+                await asyncio.to_thread(self._files.write, key, raw)
+            return raw
+        finally:
+            # Not before the file is there: who came in between would ask the store once more.
+            self._reads.pop((tenant, version), None)
+
     async def _fetch(self, tenant: str, version: Version) -> bytes:
+        self._negatives.check((tenant, version))
         turn = self._negatives.turn
         try:
-            raw = await self._breaker.run(lambda: self._store.get(tenant, version))
+            return await self._breaker.run(lambda: self._store.get(tenant, version))
         except NotFoundError as error:
             self._negatives.note((tenant, version), error, turn)
             raise
-        finally:
-            self._reads.pop((tenant, version), None)
-        await asyncio.to_thread(self._files.write, blob_parts(tenant, version), raw)
-        return raw
 
     async def _reach(self) -> None:
         await self._store.sequence()

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from prompt_store import copies, ledger, names
 from prompt_store.digest import version_of
 from prompt_store.errors import StoreUnavailableError, TooLargeError
-from prompt_store.feed import ChangeFeed
-from prompt_store.name_store import NameStore
 from prompt_store.refs import TaskName, Version, parse_name, parse_version
+from prompt_store.rules import copies, ledger, names
+from prompt_store.rules.feed import ChangeFeed
+from prompt_store.rules.name_store import NameStore
+from prompt_store.rules.tables import BlobRow, Blobs, Tables, Transactions
 from prompt_store.store import Orphan, TaskCopy, TaskRecord, VersionRecord
-from prompt_store.tables import BlobRow, Blobs, Tables, Transactions
 
 MAX_ARTIFACT_BYTES = 512 << 20
 STRAY_GRACE_S = 3600.0  # longer than any upload: what has no row yet may belong to a writer that lives

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from prompt_store import copies, names
-from prompt_store.aliases import Move, Rollback
-from prompt_store.feed import ChangeFeed
 from prompt_store.refs import Alias, TaskName, Version
+from prompt_store.rules import copies, names
+from prompt_store.rules.aliases import Move, Rollback
+from prompt_store.rules.feed import ChangeFeed
+from prompt_store.rules.tables import T, Tables, Transactions
 from prompt_store.store import AliasState, Change, Sequence, Target, TaskCopy, TaskPage, TaskRecord, VersionRecord
-from prompt_store.tables import T, Tables, Transactions
 
 
 class NameStore:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from prompt_store.records import dump_state, load_state
-from prompt_store.redis_keys import RedisKeys, bytes_field
-from prompt_store.redis_rows import (
+from prompt_store.redis.keys import RedisKeys, bytes_field
+from prompt_store.redis.rows import (
     TASK_EXISTS,
     TaskRows,
     bytes_of,
@@ -24,7 +23,7 @@ from prompt_store.redis_rows import (
     pairs,
     task_of,
 )
-from prompt_store.redis_wants import (
+from prompt_store.redis.wants import (
     AllBlobsWant,
     BlobWant,
     ChangesWant,
@@ -41,8 +40,9 @@ from prompt_store.redis_wants import (
     Want,
 )
 from prompt_store.refs import Alias, TaskName, Version
+from prompt_store.rules.records import dump_state, load_state
+from prompt_store.rules.tables import BlobRow
 from prompt_store.store import AliasState, Change, Sequence, TaskRecord, VersionRecord
-from prompt_store.tables import BlobRow
 
 
 class Missing(Exception):  # noqa: N818 -- no error: it asks for more

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from prompt_store.cached_names import CachedNames
-from prompt_store.negatives import Negatives
+from prompt_store.cache.names import CachedNames
+from prompt_store.cache.negatives import Negatives
 from prompt_store.refs import TaskName, Version
+from prompt_store.rules.tables import T
 from prompt_store.store import Orphan, PromptStore, TaskCopy
-from prompt_store.tables import T
 
 
 class CachedBackup(Protocol):

@@ -17,11 +17,11 @@ from itertools import islice
 from pathlib import Path
 
 from prompt_store.digest import version_of
+from prompt_store.disk.files import Files, disk_errors
+from prompt_store.disk.layout import blob_parts, inside
 from prompt_store.errors import StoreCorruptError, StoreFullError, VersionNotFoundError
-from prompt_store.files import Files, disk_errors
-from prompt_store.layout import blob_parts, inside
 from prompt_store.refs import Version
-from prompt_store.tables import BlobRow
+from prompt_store.rules.tables import BlobRow
 
 FAILPOINTS = ("blob_created", "blob_written", "blob_synced", "blob_verified", "blob_renamed", "blob_settled")
 

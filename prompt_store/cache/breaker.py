@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from prompt_store.errors import StoreError, StoreUnavailableError
-from prompt_store.tables import T
+from prompt_store.rules.tables import T
 
 
 class Breaker:

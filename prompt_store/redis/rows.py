@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from prompt_store.records import dump_version, load_state, load_version
-from prompt_store.redis_keys import bytes_field
+from prompt_store.redis.keys import bytes_field
 from prompt_store.refs import Alias, TaskName, Version
+from prompt_store.rules.records import dump_version, load_state, load_version
+from prompt_store.rules.tables import BlobRow
 from prompt_store.store import AliasState, VersionRecord
-from prompt_store.tables import BlobRow
 
 TASK_EXISTS = "exists"  # the field of a task that is always there
 

@@ -9,8 +9,8 @@ from typing import Any
 from redis.exceptions import NoPermissionError
 
 from prompt_store.errors import ConflictError, StoreUnavailableError
-from prompt_store.redis_address import RedisAddress, RedisKind
-from prompt_store.redis_client import RedisClient
+from prompt_store.redis.address import RedisAddress, RedisKind
+from prompt_store.redis.client import RedisClient
 
 log = logging.getLogger(__name__)
 

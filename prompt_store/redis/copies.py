@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prompt_store import ledger
-from prompt_store.redis_tables import RedisTables
+from prompt_store.redis.tables import RedisTables
 from prompt_store.refs import Version
-from prompt_store.tables import BlobRow, Tables
+from prompt_store.rules import ledger
+from prompt_store.rules.tables import BlobRow, Tables
 
 
 def blobs(tables: Tables, wanted: tuple[tuple[str, Version], ...]) -> dict[tuple[str, Version], BlobRow | None]:

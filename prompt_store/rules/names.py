@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prompt_store.aliases import (
+from prompt_store.errors import ConflictError, TaskNotFoundError
+from prompt_store.refs import Alias, TaskName, Version
+from prompt_store.rules.aliases import (
     Move,
     Rollback,
     alias_not_found,
@@ -17,10 +19,8 @@ from prompt_store.aliases import (
     rolled_back,
     version_not_found,
 )
-from prompt_store.errors import ConflictError, TaskNotFoundError
-from prompt_store.refs import Alias, TaskName, Version
+from prompt_store.rules.tables import Tables
 from prompt_store.store import AliasState, TaskPage, TaskRecord, VersionRecord
-from prompt_store.tables import Tables
 
 
 def resolve(tables: Tables, task: TaskName) -> TaskRecord:

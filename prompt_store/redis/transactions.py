@@ -13,13 +13,13 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from prompt_store.errors import StoreUnavailableError
-from prompt_store.redis_client import RedisClient
-from prompt_store.redis_keys import RedisKeys
-from prompt_store.redis_scripts import COMMIT, READ, SCHEMA_VERSION
-from prompt_store.redis_tables import Missing, RedisTables, Snapshot
-from prompt_store.redis_wants import Command, Reply, Want
+from prompt_store.redis.client import RedisClient
+from prompt_store.redis.keys import RedisKeys
+from prompt_store.redis.scripts import COMMIT, READ, SCHEMA_VERSION
+from prompt_store.redis.tables import Missing, RedisTables, Snapshot
+from prompt_store.redis.wants import Command, Reply, Want
+from prompt_store.rules.tables import T, Tables
 from prompt_store.store import Sequence
-from prompt_store.tables import T, Tables
 
 _WRITE_TRIES = 100  # each lost one means that another process has written
 _READ_ROUNDS = 1000

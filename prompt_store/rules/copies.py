@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from prompt_store.errors import ConflictError
-from prompt_store.names import resolve
+from prompt_store.rules.names import resolve
+from prompt_store.rules.tables import Tables
 from prompt_store.store import TaskCopy, TaskRecord
-from prompt_store.tables import Tables
 
 
 @dataclass(frozen=True, slots=True)

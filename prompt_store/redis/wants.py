@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from prompt_store.redis_keys import RedisKeys, bytes_field
-from prompt_store.redis_rows import bytes_of, task_of
+from prompt_store.redis.keys import RedisKeys, bytes_field
+from prompt_store.redis.rows import bytes_of, task_of
 from prompt_store.refs import Alias, TaskName, Version
 
 Command = tuple[str | bytes, ...]

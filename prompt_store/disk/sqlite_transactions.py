@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from prompt_store.blobs import no_failpoint
+from prompt_store.disk.blobs import no_failpoint
+from prompt_store.disk.layout import NAMES_FILE
+from prompt_store.disk.sqlite_tables import SCHEMA_VERSION, SqliteTables, create_schema
 from prompt_store.errors import StoreCorruptError, StoreError, StoreFullError, StoreUnavailableError
-from prompt_store.layout import NAMES_FILE
-from prompt_store.sqlite_tables import SCHEMA_VERSION, SqliteTables, create_schema
-from prompt_store.tables import T, Tables
+from prompt_store.rules.tables import T, Tables
 
 FAILPOINTS = ("names_begun", "names_written", "names_committed")
 

@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from prompt_store.redis_client import RedisClient
-from prompt_store.redis_keys import RedisKeys
-from prompt_store.tables import BlobRow
+from prompt_store.redis.client import RedisClient
+from prompt_store.redis.keys import RedisKeys
+from prompt_store.rules.tables import BlobRow
 
 CHUNK_BYTES = 4 << 20  # part of the schema: it says how many chunks a row has
 

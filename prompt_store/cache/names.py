@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 
-from prompt_store.cache_files import CacheFiles, Key
-from prompt_store.records import dump_state, dump_version, load_state, load_version
+from prompt_store.cache.files import CacheFiles, Key
 from prompt_store.refs import TaskName
+from prompt_store.rules.records import dump_state, dump_version, load_state, load_version
 from prompt_store.store import TaskRecord
 
 _FORMAT = 1  # of the line; another one is not read

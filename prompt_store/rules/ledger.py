@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from prompt_store.errors import VersionNotFoundError
 from prompt_store.refs import TaskName, Version
+from prompt_store.rules.tables import BlobRow, Blobs, Tables
 from prompt_store.store import TaskCopy
-from prompt_store.tables import BlobRow, Blobs, Tables
 
 
 def keep(tables: Tables, row: BlobRow) -> None:

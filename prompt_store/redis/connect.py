@@ -10,8 +10,8 @@ from redis.asyncio.connection import ConnectionPool, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from prompt_store.redis_address import RedisAddress, RedisKind, RedisLogin, RedisTls
-from prompt_store.redis_client import Bounds, Connected
+from prompt_store.redis.address import RedisAddress, RedisKind, RedisLogin, RedisTls
+from prompt_store.redis.client import Bounds, Connected
 
 
 def connect(address: RedisAddress, bounds: Bounds) -> Connected:

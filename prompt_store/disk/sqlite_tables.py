@@ -7,10 +7,10 @@ import sqlite3
 import uuid
 from typing import Any
 
-from prompt_store.records import dump_state, dump_version, load_state, load_version
 from prompt_store.refs import Alias, TaskName, Version
+from prompt_store.rules.records import dump_state, dump_version, load_state, load_version
+from prompt_store.rules.tables import BlobRow
 from prompt_store.store import AliasState, Change, Sequence, TaskRecord, VersionRecord
-from prompt_store.tables import BlobRow
 
 SCHEMA_VERSION = 1
 

@@ -1,0 +1,1 @@
+"""A local cache in front of a prompt store, and what goes on while that is away."""

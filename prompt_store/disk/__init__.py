@@ -1,0 +1,1 @@
+"""A prompt store in a directory."""
