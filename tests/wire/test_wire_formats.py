@@ -15,14 +15,12 @@ from openprompt_cases import PtuningTemplate, verbalized
 from peft_cases import tiny_config
 from prefix_cases import Feeding, LiAndLiang, NemoEncoder, TrainableCache, live_logits
 from ptuning_cases import saved
+from real_wire import served
 from safetensors.torch import save
 from tiny_tokenizers import gpt2_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from wire_server import serving
 
 from prompt_store.formats.flatten import flatten
-from server.app import create_app
-from server.settings import Settings
 
 TEXT = "a great film"
 WORDS = {"good": [" good"], "bad": [" bad"]}
@@ -41,18 +39,7 @@ def model(backbone: Path) -> PreTrainedModel:
 
 @pytest.fixture(scope="module")
 def client(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    settings = Settings(
-        backbone=str(backbone),
-        store=(tmp_path_factory.mktemp("house") / "store").as_uri(),
-        port=0,
-        dtype="float32",
-        device="cpu",
-        num_threads=1,
-    )
-    with (
-        serving(create_app(settings), settings) as port,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=50, trust_env=False) as opened,
-    ):
+    with served(backbone, tmp_path_factory.mktemp("house")) as opened:
         yield opened
 
 

@@ -13,14 +13,12 @@ import torch
 from engine_cases import backbone_directory
 from peft_cases import load_peft, save_peft
 from ptuning_cases import PrefixModel, PromptModel, TaskModel
-from safetensors.torch import load_file, save
+from real_wire import push, scores, served
+from safetensors.torch import load_file
 from tiny_tokenizers import bert_tokenizer
-from wire_server import serving
 
 from prompt_store.formats import Checkpoint
 from prompt_store.manifest import HeadKind
-from server.app import create_app
-from server.settings import Settings
 
 TEXT = "a good film"
 SEQUENCE = HeadKind.SEQUENCE_CLASSIFICATION
@@ -28,32 +26,10 @@ SEQUENCE = HeadKind.SEQUENCE_CLASSIFICATION
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    settings = Settings(
-        backbone=str(backbone_directory("bert", tmp_path_factory.mktemp("bert"))),
-        store=(tmp_path_factory.mktemp("house") / "store").as_uri(),
-        port=0,
-        dtype="float32",
-        device="cpu",
-        num_threads=1,
-    )
-    with (
-        serving(create_app(settings), settings) as port,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=50, trust_env=False) as opened,
-    ):
+    with served(
+        backbone_directory("bert", tmp_path_factory.mktemp("bert")), tmp_path_factory.mktemp("house")
+    ) as opened:
         yield opened
-
-
-def push(client: httpx.Client, task: str, checkpoint: Checkpoint, **manifest: Any) -> httpx.Response:
-    files = {"weights": save(dict(checkpoint.tensors)), "manifest": json.dumps(manifest).encode()}
-    if checkpoint.config is not None:
-        files["config"] = json.dumps(checkpoint.config).encode()
-    return client.post(f"/v1/tasks/{task}/versions", files=files)
-
-
-def scores(client: httpx.Client, task: str) -> dict[str, float]:
-    answer = client.post("/v1/infer", json={"task_id": task, "inputs": TEXT})
-    assert answer.status_code == 200, answer.text
-    return {one["label"]: one["score"] for one in answer.json()["outputs"][0]["scores"]}
 
 
 class OneValue(PrefixModel):
@@ -85,7 +61,7 @@ def test_multi_label_is_read_off_the_config(client: httpx.Client) -> None:
     config = {"problem_type": "multi_label_classification", "id2label": {"0": "film", "1": "long", "2": "good"}}
     assert push(client, "topics", named(model, **config)).status_code == 201
     wanted = dict(zip(("film", "long", "good"), live_logits(model).sigmoid().tolist(), strict=True))
-    assert scores(client, "topics") == pytest.approx(wanted, abs=1e-5)
+    assert scores(client, "topics", TEXT) == pytest.approx(wanted, abs=1e-5)
     limit = sorted(wanted.values())[1]
     found = output(client, "topics", threshold=limit - 1e-3)["labels"]
     assert set(found) == {label for label, score in wanted.items() if score >= limit}
@@ -124,7 +100,7 @@ def test_pefts_heads_take_their_problem_type_from_the_manifest(
         assert output(client, "peft") == {"value": pytest.approx(live.tolist(), abs=1e-5)}
     else:
         wanted = dict(zip("abc", live.sigmoid().tolist(), strict=True))
-        assert scores(client, "peft") == pytest.approx(wanted, abs=1e-5)
+        assert scores(client, "peft", TEXT) == pytest.approx(wanted, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,12 @@ import torch
 from engine_cases import backbone_directory
 from ptuning_cases import FewShotEncoder, LamaEncoder, PrefixModel, PromptModel, TaskModel, saved
 from qa_reference import Pipeline
-from safetensors.torch import save
+from real_wire import push, scores, served
 from tiny_tokenizers import bert_tokenizer
 from transformers import AutoModelForMaskedLM
-from wire_server import serving
 
 from prompt_store.formats import Checkpoint
 from prompt_store.manifest import HeadKind
-from server.app import create_app
-from server.settings import Settings
 
 TEXT = "a good film"
 SEQUENCE = HeadKind.SEQUENCE_CLASSIFICATION
@@ -34,32 +30,8 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    settings = Settings(
-        backbone=str(backbone),
-        store=(tmp_path_factory.mktemp("house") / "store").as_uri(),
-        port=0,
-        dtype="float32",
-        device="cpu",
-        num_threads=1,
-    )
-    with (
-        serving(create_app(settings), settings) as port,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=50, trust_env=False) as opened,
-    ):
+    with served(backbone, tmp_path_factory.mktemp("house")) as opened:
         yield opened
-
-
-def push(client: httpx.Client, task: str, checkpoint: Checkpoint, **manifest: Any) -> httpx.Response:
-    files = {"weights": save(dict(checkpoint.tensors)), "manifest": json.dumps(manifest).encode()}
-    if checkpoint.config is not None:
-        files["config"] = json.dumps(checkpoint.config).encode()
-    return client.post(f"/v1/tasks/{task}/versions", files=files)
-
-
-def scores(client: httpx.Client, task: str) -> dict[str, float]:
-    answer = client.post("/v1/infer", json={"task_id": task, "inputs": TEXT})
-    assert answer.status_code == 200, answer.text
-    return {one["label"]: one["score"] for one in answer.json()["outputs"][0]["scores"]}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +48,7 @@ def test_a_trained_model_answers_as_in_training(client: httpx.Client, name: str,
     assert published.json()["format"] == fmt
     encoded = bert_tokenizer()(TEXT)
     live = model(encoded["input_ids"], encoded["token_type_ids"]).softmax(-1).tolist()
-    assert scores(client, name) == pytest.approx(dict(zip("abc", live, strict=True)), abs=1e-5)
+    assert scores(client, name, TEXT) == pytest.approx(dict(zip("abc", live, strict=True)), abs=1e-5)
 
 
 def test_lama_reads_its_words_at_the_mask(client: httpx.Client, backbone: Path) -> None:
@@ -94,7 +66,7 @@ def test_lama_reads_its_words_at_the_mask(client: httpx.Client, backbone: Path) 
         embeds[0, soft] = encoder()
         words = tokenizer.convert_tokens_to_ids(["good", "bad"])
         live = model(inputs_embeds=embeds).logits[0, 2, words].softmax(-1).tolist()
-    assert scores(client, "lama") == pytest.approx(dict(zip(("good", "bad"), live, strict=True)), abs=1e-5)
+    assert scores(client, "lama", TEXT) == pytest.approx(dict(zip(("good", "bad"), live, strict=True)), abs=1e-5)
 
 
 def test_few_shot_is_taken_on_the_weights_it_was_trained_with(client: httpx.Client) -> None:
@@ -109,7 +81,7 @@ def test_few_shot_is_taken_on_the_weights_it_was_trained_with(client: httpx.Clie
     assert "also changed the backbone" in refused.json()["error"]["message"]
     taken = push(client, "few", checkpoint, **said, fingerprint=fingerprint)
     assert taken.status_code == 201, taken.text
-    assert set(scores(client, "few")) == {"good", "bad"}
+    assert set(scores(client, "few", TEXT)) == {"good", "bad"}
 
 
 def infer(client: httpx.Client, task: str, inputs: Any, **parameters: Any) -> dict[str, Any]:

@@ -12,29 +12,17 @@ import pytest
 import torch
 from engine_cases import backbone_directory
 from peft_cases import load_peft, save_peft, tiny_model
+from real_wire import served
 from tiny_tokenizers import bert_tokenizer
-from wire_server import serving
-
-from server.app import create_app
-from server.settings import Settings
 
 TEXTS = ["a good film", "it was not a very bad movie, and the plot was great", "great"]
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    settings = Settings(
-        backbone=str(backbone_directory("bert", tmp_path_factory.mktemp("bert"))),
-        store=(tmp_path_factory.mktemp("house") / "store").as_uri(),
-        port=0,
-        dtype="float32",
-        device="cpu",
-        num_threads=1,
-    )
-    with (
-        serving(create_app(settings), settings) as port,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=50, trust_env=False) as opened,
-    ):
+    with served(
+        backbone_directory("bert", tmp_path_factory.mktemp("bert")), tmp_path_factory.mktemp("house")
+    ) as opened:
         yield opened
 
 
