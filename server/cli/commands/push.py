@@ -19,38 +19,51 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 TaskOption = Annotated[TaskPath, typer.Option("--task", metavar="TASK", parser=parse_task, help=TASK_HELP)]
+Source = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="DIR_OR_FILE", help="A checkpoint's folder or file, or an artifact. None for the bare backbone."
+    ),
+]
+Template = Annotated[str | None, typer.Option(help=r"e.g. '<soft:8>{text} It was'; \n is a new line.")]
+Labels = Annotated[str | None, typer.Option(help="a,b,c in the head's order.")]
+LabelWords = Annotated[str | None, typer.Option(help='JSON: {"good": " great", "bad": [" bad"]}.')]
+Kind = Annotated[str | None, typer.Option(help="What the task answers, where the checkpoint does not say.")]
+MaxLength = Annotated[int | None, typer.Option(help="Tokens of text, virtual ones not counted.")]
+Truncate = Annotated[str | None, typer.Option(help="The field that is cut to max-length.")]
+Pairs = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the manifest; a.b=1 nests.")
+]
+ManifestFile = Annotated[Path | None, typer.Option(metavar="FILE", help="A manifest; options win over it.")]
+Config = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The checkpoint's own JSON or YAML, if it is not beside it.")
+]
+TaskIds = Annotated[str | None, typer.Option(metavar="all|0,2", help="Rows of a multitask prompt: to TASK-0, TASK-2.")]
+MovedAlias = Annotated[str, typer.Option(help="The alias to move; '' moves none.")]
+BaseVersion = Annotated[
+    str | None, typer.Option(metavar="VERSION", help="Take from this version what is not sent; no DIR needed.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Take it although made for other weights.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only let the server check it.")]
 
 
 def push(
     task: TaskOption,
-    path: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="DIR_OR_FILE", help="A checkpoint's folder or file, or an artifact. None for the bare backbone."
-        ),
-    ] = None,
-    template: Annotated[str | None, typer.Option(help=r"e.g. '<soft:8>{text} It was'; \n is a new line.")] = None,
-    labels: Annotated[str | None, typer.Option(help="a,b,c in the head's order.")] = None,
-    label_words: Annotated[str | None, typer.Option(help='JSON: {"good": " great", "bad": [" bad"]}.')] = None,
-    kind: Annotated[str | None, typer.Option(help="What the task answers, where the checkpoint does not say.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of text, virtual ones not counted.")] = None,
-    truncate: Annotated[str | None, typer.Option(help="The field that is cut to max-length.")] = None,
-    pairs: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the manifest; a.b=1 nests.")
-    ] = None,
-    manifest: Annotated[Path | None, typer.Option(metavar="FILE", help="A manifest; options win over it.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The checkpoint's own JSON or YAML, if it is not beside it.")
-    ] = None,
-    task_ids: Annotated[
-        str | None, typer.Option(metavar="all|0,2", help="Rows of a multitask prompt: to TASK-0, TASK-2.")
-    ] = None,
-    alias: Annotated[str, typer.Option(help="The alias to move; '' moves none.")] = "live",
-    base_version: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="Take from this version what is not sent; no DIR needed.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Take it although made for other weights.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only let the server check it.")] = False,
+    path: Source = None,
+    template: Template = None,
+    labels: Labels = None,
+    label_words: LabelWords = None,
+    kind: Kind = None,
+    max_length: MaxLength = None,
+    truncate: Truncate = None,
+    pairs: Pairs = None,
+    manifest: ManifestFile = None,
+    config: Config = None,
+    task_ids: TaskIds = None,
+    alias: MovedAlias = "live",
+    base_version: BaseVersion = None,
+    force: Force = False,
+    dry_run: DryRun = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
     as_json: Json = False,
