@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from prompt_store.backbone_spec import PromptPlace
 from prompt_store.canonical import FILE_MARK, canonical_file, canonical_header, canonical_json
 from prompt_store.digest import version_of
 from prompt_store.errors import MalformedFileError, ManifestError
@@ -17,16 +18,31 @@ from prompt_store.file_header import FileCaps, FileHeader
 from prompt_store.manifest import Manifest
 from prompt_store.safefile import read_header, read_tensors
 
-__all__ = ["EMBEDS", "KV_KEY", "KV_VALUE", "OWN", "Artifact", "version_of"]
+__all__ = [
+    "CROSS_KV_KEY", "CROSS_KV_VALUE", "DECODER_EMBEDS", "DECODER_KV_KEY", "DECODER_KV_VALUE", "EMBEDS", "KV_KEY",
+    "KV_VALUE", "OWN", "Artifact", "version_of",
+]  # fmt: skip
 
 EMBEDS = "embeds"
 KV_KEY = "kv.key"
 KV_VALUE = "kv.value"
+DECODER_EMBEDS = "decoder_embeds"
+DECODER_KV_KEY = "decoder_kv.key"
+DECODER_KV_VALUE = "decoder_kv.value"
+CROSS_KV_KEY = "cross_kv.key"
+CROSS_KV_VALUE = "cross_kv.value"
 MANIFEST = "manifest"
 OWN = FileCaps(byte_tensors=frozenset({MANIFEST}))
 
 _RANKS = {EMBEDS: 2, KV_KEY: 4, KV_VALUE: 4}
 _VECTORS = {place + name: rank for place in ("", "decoder_", "cross_") for name, rank in _RANKS.items()}
+_PLACES: dict[PromptPlace, frozenset[str]] = {
+    "embeds": frozenset({EMBEDS}),
+    "kv": frozenset({KV_KEY, KV_VALUE}),
+    "decoder_embeds": frozenset({DECODER_EMBEDS}),
+    "decoder_kv": frozenset({DECODER_KV_KEY, DECODER_KV_VALUE}),
+    "cross_kv": frozenset({CROSS_KV_KEY, CROSS_KV_VALUE}),
+}
 _PART_NAME = re.compile(r"(?:head|pooler)\.[A-Za-z0-9_:-]+(?:\.[A-Za-z0-9_:-]+)*")
 
 
@@ -49,13 +65,35 @@ class Artifact:
     @property
     def kv(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Per-layer prefix (key, value), each [L, h, n, d]."""
-        if KV_KEY not in self.tensors:
-            return None
-        return self.tensors[KV_KEY], self.tensors[KV_VALUE]
+        return self._pair(KV_KEY, KV_VALUE)
+
+    @property
+    def decoder_embeds(self) -> torch.Tensor | None:
+        """Vectors [n, E] in front of the start of an encoder-decoder's decoder."""
+        return self.tensors.get(DECODER_EMBEDS)
+
+    @property
+    def decoder_kv(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Prefix of an encoder-decoder's decoder, before its own keys."""
+        return self._pair(DECODER_KV_KEY, DECODER_KV_VALUE)
+
+    @property
+    def cross_kv(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Prefix before the encoder's keys, where an encoder-decoder's decoder looks at them."""
+        return self._pair(CROSS_KV_KEY, CROSS_KV_VALUE)
+
+    @property
+    def places(self) -> tuple[PromptPlace, ...]:
+        """Where the soft prompt stands, the encoder's places first; empty: there is none."""
+        found = {place: self.tensors.keys() & names for place, names in _PLACES.items()}
+        return tuple(place for place, names in found.items() if names)
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
         """Return the tensors below `prefix.` by the rest of their names ("head", "pooler")."""
         return {name.removeprefix(prefix + "."): t for name, t in self.tensors.items() if name.startswith(prefix + ".")}
+
+    def _pair(self, key: str, value: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        return (self.tensors[key], self.tensors[value]) if key in self.tensors else None
 
     def to_bytes(self) -> bytes:
         """Write the canonical bytes: one safetensors file, the same for the same artifact on every machine.

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-PromptPlace = Literal["embeds", "kv"]
+PromptPlace = Literal["embeds", "kv", "decoder_embeds", "decoder_kv", "cross_kv"]
+"""Where a soft prompt stands. On an encoder-decoder `embeds` and `kv` are the encoder's; only there are the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +25,31 @@ class BackboneSpec:
     hidden_size: int
     embedding_size: int  # width of the word embeddings, E
     vocab_size: int
-    num_layers: int
+    num_layers: int  # the encoder's, on an encoder-decoder
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
     max_positions: int  # positions that virtual tokens, text and new tokens share
     num_token_types: int  # 0 when the backbone has none
     has_pooler: bool
-    lm_head: Literal["causal", "masked"] | None
+    lm_head: Literal["causal", "masked", "seq2seq"] | None
     mask_token_id: int | None
     dtype: Literal["float32", "bfloat16", "float16"]
     max_abs_embedding: float
     max_abs_key: tuple[float, ...]  # per layer, as the backbone's own forward pass showed them
     max_abs_value: tuple[float, ...]
     pair: str | None = None  # how its tokenizer writes two texts, as a template of {first} and {second}
+    num_decoder_layers: int | None = None  # None: no encoder-decoder; its decoder's heads are as the encoder's
+    decoder_start_token_id: int | None = None  # what an encoder-decoder's decoder begins with
+    max_abs_decoder_key: tuple[float, ...] = ()  # as above, of the decoder's own attention
+    max_abs_decoder_value: tuple[float, ...] = ()
+    max_abs_cross_key: tuple[float, ...] = ()
+    max_abs_cross_value: tuple[float, ...] = ()
     refusals: dict[PromptPlace, str] = field(default_factory=dict)  # a place that cannot be served -> why
     pooler_activation: str = "tanh"  # of a pooler of this architecture, whoever brings it
     weight_digests: dict[str, str] = field(default_factory=dict)  # see `weight_digests`; empty: nobody computed them
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether text goes into an encoder, and answers are read in a decoder (T5, BART)."""
+        return self.num_decoder_layers is not None

@@ -148,6 +148,10 @@ class PublisherManifest(_Part):
     pool: Pool | None = None
     normalize: bool | None = None  # an embedding is scaled to length 1 unless the request says otherwise
     text_position_offset: Annotated[int, Field(ge=0)] | None = None
+    decoder_position_offset: Annotated[int, Field(ge=0)] | None = None
+    decoder_text: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    peft_layer_order: Literal["peft", "straight"] | None = None  # see `prompt_store.formats.peft`; default peft
+    mpt_decoder: Literal["generate", "training"] | None = None  # whose forward pass is served; default generate
     token_types: TokenTypes | None = None
     special_tokens: SpecialTokens | None = None
     qa_offset: Annotated[int, Field(ge=0)] | None = None
@@ -171,7 +175,9 @@ class Manifest(_Part):
     manifest_version: Literal[1] = 1
     method: Method
     kind: HeadKind
-    num_virtual_tokens: Annotated[int, Field(ge=0)]
+    num_virtual_tokens: Annotated[int, Field(ge=0)]  # of the encoder's prompt, else the decoder's, else the cross one
+    num_decoder_virtual_tokens: Annotated[int, Field(ge=1)] | None = None  # of the decoder's; default as the former
+    num_cross_virtual_tokens: Annotated[int, Field(ge=1)] | None = None  # of the cross prefix; default as the former
     template: str
     tokenize: Literal["whole", "pieces"] = "whole"
     max_length: int | None = None
@@ -184,6 +190,8 @@ class Manifest(_Part):
     pool: Pool | None = None  # of an embedding task; a head says itself where it reads
     normalize: bool | None = None  # of an embedding task: the default of the parameter
     text_position_offset: int | None = None  # KV prefixes: position of the first text token; default n
+    decoder_position_offset: int | None = None  # decoder KV prefixes: position of the decoder's start; default n
+    decoder_text: str | None = None  # what an encoder-decoder's decoder has behind its start token; default nothing
     token_types: TokenTypes | None = None  # default pair
     special_tokens: SpecialTokens | None = None  # default tokenizer: it adds its own where the template writes none
     qa_offset: int | None = None  # virtual tokens in front: the place that answers for the first text token; default n
