@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from peft_cases import DECODERS, VOCAB_SIZE, save_backbone
 from safetensors.torch import load_file
-from tiny_tokenizers import bert_tokenizer, gpt2_tokenizer, roberta_tokenizer
+from tiny_tokenizers import bert_tokenizer, gpt2_tokenizer, roberta_tokenizer, t5_tokenizer
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
@@ -36,7 +36,9 @@ from server.engine.types import (
 )
 
 SETTINGS = EngineSettings(dtype="float32", device="cpu", num_threads=1)
-LIKE_ROBERTA = ("roberta", "xlm-roberta", "camembert", "mpnet")  # in how their tokenizers frame a text
+# In how their tokenizers frame a text.
+LIKE_ROBERTA = ("roberta", "xlm-roberta", "camembert", "mpnet", "bart", "mbart")
+LIKE_T5 = ("t5", "t5-gated", "umt5")
 EVERY_COLUMN = ReadColumns(tuple(range(VOCAB_SIZE)))
 
 
@@ -66,6 +68,8 @@ def backbone_directory(arch: str, directory: Path) -> Path:
     save_backbone(arch, directory)
     if arch in DECODERS:
         tokenizer = gpt2_tokenizer()
+    elif arch in LIKE_T5:
+        tokenizer = t5_tokenizer(VOCAB_SIZE)
     else:
         tokenizer = (roberta_tokenizer if arch in LIKE_ROBERTA else bert_tokenizer)(VOCAB_SIZE)
     tokenizer.save_pretrained(directory)

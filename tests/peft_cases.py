@@ -25,14 +25,15 @@ from peft import (
     PromptTuningConfig,
     get_peft_model,
 )
+from tiny_archs import DECODERS, ENCODERS, MAX_POSITIONS, SEQ2SEQ, VOCAB_SIZE, tiny_config
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PretrainedConfig,
@@ -40,97 +41,6 @@ from transformers import (
 )
 
 from prompt_store.backbone_spec import BackboneSpec
-
-VOCAB_SIZE = 128
-PAD_ID = 1
-NUM_LABELS = 3
-SLIDING_WINDOW = 8
-MAX_POSITIONS = 512
-
-_SIZES = {
-    "vocab_size": VOCAB_SIZE,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": MAX_POSITIONS,
-    "initializer_range": 0.3,
-    "pad_token_id": PAD_ID,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "num_labels": NUM_LABELS,
-}
-_GROUPED: dict[str, Any] = _SIZES | {"num_key_value_heads": 2}
-_WINDOWED: dict[str, Any] = _GROUPED | {"sliding_window": SLIDING_WINDOW}
-_DEBERTA: dict[str, Any] = _SIZES | {
-    "relative_attention": True,
-    "pos_att_type": "c2p|p2c",
-    "position_biased_input": False,
-    "type_vocab_size": 0,
-}
-_DEBERTA_V3 = _DEBERTA | {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True}
-_GPT2 = {
-    "vocab_size": VOCAB_SIZE,
-    "n_embd": 32,
-    "n_layer": 3,
-    "n_head": 4,
-    "n_positions": MAX_POSITIONS,
-    "initializer_range": 0.3,
-    "pad_token_id": PAD_ID,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "num_labels": NUM_LABELS,
-}
-_SEQ2SEQ = {"vocab_size": VOCAB_SIZE, "d_model": 32, "pad_token_id": PAD_ID, "decoder_start_token_id": 0}
-
-ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": ("gpt2", _GPT2),
-    "opt": ("opt", _SIZES | {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.3}),
-    "gpt-neox": ("gpt_neox", _SIZES),
-    "llama-gqa": ("llama", _GROUPED),
-    "mistral-window": ("mistral", _WINDOWED),
-    "qwen2": ("qwen2", _GROUPED),
-    "qwen3": ("qwen3", _GROUPED | {"head_dim": 16}),
-    "gemma2": ("gemma2", _WINDOWED | {"head_dim": 8}),
-    "gemma": ("gemma", _GROUPED | {"head_dim": 8}),
-    "gemma3": ("gemma3_text", _WINDOWED | {"head_dim": 8}),
-    "phi": ("phi", _SIZES),
-    "phi3": ("phi3", _WINDOWED),
-    "olmo2": ("olmo2", _GROUPED),
-    "starcoder2": ("starcoder2", _WINDOWED),
-    "smollm3": ("smollm3", _GROUPED),
-    "granite": ("granite", _GROUPED),
-    "cohere": ("cohere", _GROUPED),
-    "glm4": ("glm4", _GROUPED | {"head_dim": 8}),
-    "gpt-bigcode": ("gpt_bigcode", _GPT2),
-    "mixtral": ("mixtral", _GROUPED | {"num_local_experts": 4}),
-    "bloom": ("bloom", {k: v for k, v in _GPT2.items() if k not in ("n_embd", "n_positions")} | {"hidden_size": 32}),
-    "falcon": ("falcon", _SIZES),
-    "gptj": ("gptj", _GPT2 | {"rotary_dim": 4}),
-    "stablelm": ("stablelm", _GROUPED),
-    "bert": ("bert", _SIZES),
-    "roberta": ("roberta", _SIZES),
-    "xlm-roberta": ("xlm-roberta", _SIZES),
-    "electra": ("electra", _SIZES | {"embedding_size": 32}),
-    "albert": ("albert", _SIZES | {"embedding_size": 16}),
-    "mpnet": ("mpnet", _SIZES),
-    "deberta": ("deberta", _DEBERTA),
-    "deberta-positions": (
-        "deberta",
-        _DEBERTA | {"position_biased_input": True, "type_vocab_size": 2, "max_relative_positions": 12},
-    ),
-    "deberta-v2": ("deberta-v2", _DEBERTA | {"pos_att_type": "p2c", "conv_kernel_size": 3, "conv_act": "gelu"}),
-    "deberta-v3": ("deberta-v2", _DEBERTA_V3),
-    "camembert": ("camembert", _SIZES),
-    "ernie": ("ernie", _SIZES),
-    "distilbert": ("distilbert", _SIZES | {"hidden_dim": 64}),
-    "modernbert": ("modernbert", _SIZES | {"local_attention": 8, "cls_token_id": 0, "sep_token_id": 2}),
-    "roformer": ("roformer", _SIZES),
-    "t5": ("t5", _SEQ2SEQ | {"d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4}),
-    "bart": ("bart", _SEQ2SEQ | {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4}),
-}
-DECODERS = tuple(ARCHS)[: list(ARCHS).index("bert")]
-ENCODERS = ("bert", "roberta", "electra", "albert")
 
 PEFT_TYPES = (
     "PROMPT_TUNING",
@@ -151,13 +61,9 @@ _AUTO = {
     "TOKEN_CLS": AutoModelForTokenClassification,
     "QUESTION_ANS": AutoModelForQuestionAnswering,
     "FEATURE_EXTRACTION": AutoModel,
+    "SEQ_2_SEQ_LM": AutoModelForSeq2SeqLM,
 }
-
-
-def tiny_config(arch: str) -> PretrainedConfig:
-    """Return a fresh config: transformers writes the attention choice into it, so none is shared."""
-    model_type, sizes = ARCHS[arch]
-    return AutoConfig.for_model(model_type, **sizes)
+_T5_OUTPUTS = (".o.weight", ".wo.weight")
 
 
 def tiny_model(arch: str, task: str) -> tuple[PreTrainedModel, PretrainedConfig]:
@@ -179,7 +85,8 @@ def save_backbone(arch: str, directory: Path) -> Path:
     """Save the backbone as its publisher would: with its LM head, and with its pooler where pretraining has one."""
     config = tiny_config(arch)
     masked = AutoModelForPreTraining if type(config) in AutoModelForPreTraining._model_mapping else AutoModelForMaskedLM
-    model = _seeded(AutoModelForCausalLM if arch in DECODERS else masked, config, seed=11)
+    written = {**dict.fromkeys(DECODERS, AutoModelForCausalLM), **dict.fromkeys(SEQ2SEQ, AutoModelForSeq2SeqLM)}
+    model = _seeded(written.get(arch, masked), config, seed=11)
     backbone = _seeded(AutoModel, tiny_config(arch), seed=7)
     model.base_model.load_state_dict(backbone.state_dict(), strict=False)
     model.save_pretrained(directory)
@@ -237,7 +144,7 @@ def spec_of(arch: str, **changes: Any) -> BackboneSpec:
         max_positions=MAX_POSITIONS,
         num_token_types=2 if arch in ENCODERS else 0,
         has_pooler=arch in {"bert", "albert"},
-        lm_head="causal" if arch in DECODERS else "masked",
+        lm_head="causal" if arch in DECODERS else "seq2seq" if arch in SEQ2SEQ else "masked",
         mask_token_id=3 if arch in ENCODERS else None,
         pair="<cls>{first}<sep>{second}<sep>" if arch in ENCODERS else None,
         dtype="float32",
@@ -245,7 +152,14 @@ def spec_of(arch: str, **changes: Any) -> BackboneSpec:
         max_abs_key=(1.0,) * layers,
         max_abs_value=(1.0,) * layers,
     )
-    return replace(spec, **changes)
+    return replace(spec, **(_decoder_of(config) if arch in SEQ2SEQ else {}), **changes)
+
+
+def _decoder_of(config: PretrainedConfig) -> dict[str, Any]:
+    layers = getattr(config, "decoder_layers", None) or config.num_decoder_layers
+    sites = [f"max_abs_{place}_{what}" for place in ("decoder", "cross") for what in ("key", "value")]
+    shown = dict.fromkeys(sites, (1.0,) * layers)
+    return {"num_decoder_layers": layers, "decoder_start_token_id": config.decoder_start_token_id, **shown}
 
 
 def peft_config(peft_type: str, task_type: str, n: int, **options: Any) -> PeftConfig:
@@ -283,6 +197,12 @@ def _seeded(auto: Any, config: PretrainedConfig, seed: int) -> PreTrainedModel:
             for name, parameter in model.named_parameters():
                 if name.endswith("bias"):
                     parameter.normal_(std=0.2)  # zero by default, which would hide a forgotten one
+                elif name.endswith("relative_attention_bias.weight"):
+                    parameter.normal_()
+                elif name.endswith(_T5_OUTPUTS):
+                    parameter.mul_(4)  # else the embedding of the last token outweighs all layers
+            if (bias := getattr(model, "final_logits_bias", None)) is not None:
+                bias.normal_(std=0.2)
     return model.eval()
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft_cases import NUM_LABELS, tiny_model
+from peft_cases import tiny_model
+from tiny_archs import NUM_LABELS
 from torch import nn
 from transformers import DynamicCache
 

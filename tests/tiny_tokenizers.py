@@ -127,6 +127,27 @@ def xlmr_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def t5_tokenizer(vocab_size: int = 128) -> PreTrainedTokenizerFast:
+    """A Unigram tokenizer with T5's frame, `a </s>`, no special token in front, and sentinels: the last ids."""
+    sentinels = [f"<extra_id_{i}>" for i in reversed(range(4))]
+    words = ["<pad>", "</s>", "<unk>", "▁", *(f"▁{word}" for word in _WORDS.split()), *string.ascii_letters, *".,!?'"]
+    pieces = [(word, -2.0) for word in _numbered(words, vocab_size - len(sentinels))]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=sentinels,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
 def _byte_level(vocab_size: int, special: list[str]) -> Tokenizer:
     every_byte = sorted(pre_tokenizers.ByteLevel.alphabet())
     letters = every_byte if vocab_size >= 300 else [_as_byte_symbol(character) for character in _CHARACTERS]

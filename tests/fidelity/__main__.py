@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft_cases import ARCHS
+from tiny_archs import ARCHS
 from transformers.utils import logging as transformers_logging
 
 from fidelity.case import Cell, NoReference, Served

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine_cases import SETTINGS, Counted, backbone_directory
-from peft_cases import ARCHS, DECODERS
+from tiny_archs import ARCHS, DECODERS
 
 from fidelity.case import Case, Cell
 from fidelity.measuring import measure

@@ -10,8 +10,9 @@ import pytest
 import torch
 from engine_cases import EVERY_COLUMN, again, answer, load_request, open_engine, random_ids, row_of, running
 from parity import assert_within
-from peft_cases import PAD_ID, tiny_model
+from peft_cases import tiny_model
 from ptuning_cases import FewShotEncoder, LamaEncoder, PrefixModel, PromptModel, TaskModel, saved
+from tiny_archs import PAD_ID
 from torch import nn
 
 from prompt_store.artifact import Artifact
