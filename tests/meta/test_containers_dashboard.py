@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,3 +165,15 @@ def test_prometheus_answers_every_query(server: Server, prometheus: httpx.Client
     while unanswered:
         ask(server)
         unanswered = {query for query in unanswered if not math.isfinite(value_of(prometheus, query))}
+
+
+def test_the_dashboard_can_be_drawn_without_grafana(server: Server, prometheus: httpx.Client, tmp_path: Path) -> None:
+    while not math.isfinite(value_of(prometheus, "sum(softmux_num_requests_waiting)")):
+        ask(server)
+    picture = tmp_path / "dashboard.png"
+    words = [DOCKER / "grafana" / "picture.py", "--prometheus", str(prometheus.base_url), "--out", picture]
+
+    drawn = subprocess.run([sys.executable, "-W", "error", *words, "--minutes", "1"], capture_output=True, text=True)
+
+    assert drawn.returncode == 0, drawn.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
