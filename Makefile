@@ -45,8 +45,8 @@ test-slow: $(VENV)/.dev ## Run only the slow tests
 test-all: $(VENV)/.dev ## Run every test, the slow ones too
 	$(BIN)/pytest -m ''
 
-fidelity: $(VENV)/.dev ## Compare every family, architecture and head with its training code (GOLDEN=DIR: those folders)
-	PYTHONPATH=tests $(BIN)/python -m fidelity $(if $(GOLDEN),--golden '$(GOLDEN)')
+fidelity: $(VENV)/.dev ## Compare every family, architecture and head with its training code (GOLDEN=DIR, BFLOAT16=1)
+	PYTHONPATH=tests $(BIN)/python -m fidelity $(if $(GOLDEN),--golden '$(GOLDEN)') $(if $(BFLOAT16),--bfloat16)
 
 bench: $(VENV)/.dev ## Run the benchmarks, each against its peers
 	$(BIN)/python -m bench

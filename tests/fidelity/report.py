@@ -56,15 +56,19 @@ def bound(error: float) -> str:
 
 
 def page(
-    cells: Sequence[Cell], refused_archs: Mapping[str, str], golden: Mapping[str, Served | Refused] | None = None
+    cells: Sequence[Cell],
+    refused_archs: Mapping[str, str],
+    golden: Mapping[str, Served | Refused] | None = None,
+    sections: Sequence[str] = (),
 ) -> str:
-    """Return docs/fidelity.md; `golden` are the originals beside the checkout, where there are any."""
+    """Return docs/fidelity.md; `golden` are the originals beside the checkout, `sections` what stands behind them."""
     return "\n".join(
         [
             INTRODUCTION.format(allowed=ALLOWED),
             summary(cells) + ".",
             "",
             *_golden(golden or {}),
+            *sections,
             *_served(cells),
             *_refused(cells),
             *_unbacked(refused_archs),

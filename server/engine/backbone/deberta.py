@@ -76,11 +76,11 @@ class _DistanceBias:
         at = self.at[:num_tokens, :num_tokens].expand(num_rows, self.query.shape[1], -1, -1)
         bias = self.query.new_zeros(at.shape, dtype=torch.float32)
         if self.distance_key is not None:
-            query = _rows_of(self.query, start, num_rows, num_tokens)
-            bias += (query @ self.distance_key.mT).gather(-1, at)
+            query = _rows_of(self.query, start, num_rows, num_tokens).float()
+            bias += (query @ self.distance_key.float().mT).gather(-1, at)
         if self.distance_query is not None:
-            key = _rows_of(self.key, start, num_rows, num_tokens)
-            bias += (key @ self.distance_query.mT).gather(-1, at.mT).mT
+            key = _rows_of(self.key, start, num_rows, num_tokens).float()
+            bias += (key @ self.distance_query.float().mT).gather(-1, at.mT).mT
         return bias * self.scaling
 
 

@@ -2,6 +2,9 @@
 
 The reader is the model itself with its body taken out: whatever stands between hidden state and logits (transform,
 bias, logit scale, soft cap) is the model's own code. Columns are read by giving it an output matrix of just those rows.
+
+A backbone in bfloat16 rounds a logit of 20 to a multiple of 1/8, so the best tokens often tie. Columns are therefore
+computed in float32 from the same hidden states, and so are the few best tokens of a row's whole logits.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
+
+NUM_REFINED = 8  # more tokens than this hardly ever round to the same best logit
 
 
 @dataclass
@@ -61,15 +66,32 @@ class LogitReader:
         else:  # DeBERTa's own head multiplies by the word embeddings; what it calls its output is a layer before
             names = (f"{model.base_model_prefix}.embeddings.word_embeddings.weight", "lm_predictions.lm_head.bias")
             self._output = {name: shell.get_parameter(name) for name in names}
+        self._is_rounded = output.weight.dtype != torch.float32
+        self._exact = self._between() if self._is_rounded else {}
+
+    def _between(self) -> dict[str, torch.Tensor]:
+        """Return a float32 copy of the little that stands between a hidden state and the output matrix."""
+        inside = f"{self._shell.base_model_prefix}."
+        return {
+            name: tensor.float()
+            for name, tensor in self._shell.named_parameters()
+            if name not in self._output and not name.startswith(inside)
+        }
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return [k, vocab]."""
-        logits: torch.Tensor = self._shell(inputs_embeds=hidden[None]).logits[0]
-        return logits.float()
+        logits: torch.Tensor = self._shell(inputs_embeds=hidden[None]).logits[0].float()
+        if not self._is_rounded:
+            return logits
+        rows = torch.arange(len(logits), device=logits.device)
+        best = logits.topk(min(NUM_REFINED, logits.shape[1])).indices  # [k, c]
+        exact = self.columns(hidden, best.flatten()).view(len(rows), *best.shape)  # of every row, each row's best
+        return logits.scatter(1, best, exact[rows, rows])
 
     def columns(self, hidden: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Return the logits of `columns` [c] alone: [k, c]."""
-        few = {name: tensor.index_select(0, columns) for name, tensor in self._output.items()}
-        read = torch.func.functional_call(self._shell, few, kwargs={"inputs_embeds": hidden[None]}, tie_weights=False)
+        few = {name: tensor.index_select(0, columns).float() for name, tensor in self._output.items()} | self._exact
+        given = {"inputs_embeds": hidden[None].float()}
+        read = torch.func.functional_call(self._shell, few, kwargs=given, tie_weights=False)
         logits: torch.Tensor = read.logits[0]
         return logits.float()

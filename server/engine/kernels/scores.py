@@ -46,11 +46,14 @@ def attend_fused(
 def attend_explicit(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, rules: LayerRules
 ) -> torch.Tensor:
-    """Return the same with soft cap (Gemma 2, section 2), sinks (gpt-oss: a logit that joins only the denominator)."""
+    """Return the same with soft cap (Gemma 2, section 2), sinks (gpt-oss: a logit that joins only the denominator).
+
+    Like the fused one it rounds nothing between: in bfloat16 a score of 20 would be off by up to 1/16.
+    """
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
         k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-    scores = (q @ k.transpose(2, 3)).float() * rules.scaling
+    scores = (q.float() @ k.float().transpose(2, 3)) * rules.scaling
     if rules.softcap is not None:
         scores = torch.tanh(scores / rules.softcap) * rules.softcap
     if rules.bias is not None:
@@ -62,4 +65,4 @@ def attend_explicit(
     else:
         sinks = rules.sinks.float().view(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
         weights = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
-    return weights.to(v.dtype) @ v
+    return (weights @ v.float()).to(v.dtype)
