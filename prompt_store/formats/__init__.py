@@ -39,6 +39,7 @@ def convert(
     """
     family = recognise(checkpoint)
     _expect_one(publisher, family)
+    _expect_known(family, spec)
     parts = family.convert(checkpoint, publisher, spec)
     if parts.manifest is not None:  # a whole artifact: nothing is missing, so it stands in the place of a base
         base, parts = Artifact(parts.manifest, parts.tensors), Parts()
@@ -46,8 +47,21 @@ def convert(
     return Converted(artifact, family.name, checks)
 
 
+def _expect_known(family: Family, spec: BackboneSpec) -> None:
+    """Refuse what no training code made for an encoder-decoder: nothing says where it would stand in one."""
+    if spec.is_encoder_decoder and family.needs and not family.takes_encoder_decoders:
+        raise CheckpointError(
+            f"a {family.name} prompt is trained on one stack of layers; backbone {spec.name} is a {spec.model_type}, "
+            "an encoder-decoder"
+        )
+
+
 def _expect_one(publisher: PublisherManifest, family: Family) -> None:
-    """Refuse to pick one of several prompts where a file holds one."""
+    """Refuse to pick one of several prompts where a file holds one, and what only PEFT's files can be asked."""
+    if family is not peft.FAMILY and (publisher.peft_layer_order or publisher.peft_decoder):
+        raise CheckpointError(
+            f"peft_layer_order and peft_decoder choose between PEFT's own answers; this is a {family.name} file"
+        )
     if publisher.prompt_task is not None and family is not nemo.FAMILY:
         raise CheckpointError(
             f"prompt_task {publisher.prompt_task!r} picks one of several named prompts; a {family.name} file holds one"

@@ -10,17 +10,18 @@ from typing import Any, Literal
 
 import torch
 
-from prompt_store.artifact import KV_KEY, Artifact
+from prompt_store.artifact import CROSS_KV_KEY, DECODER_EMBEDS, DECODER_KV_KEY, EMBEDS, KV_KEY, Artifact
 from prompt_store.canonical import canonical_json
 from prompt_store.formats.checkpoint import Reasons
 from prompt_store.formats.embeddings import embedding_fields, expect_embedding, ignored_head
 from prompt_store.formats.heads import HeadTensors, head_module, num_labels
 from prompt_store.formats.labels import Labels, head_labels, word_labels
-from prompt_store.formats.sense import expect_own_weights, expect_sense
+from prompt_store.formats.sense import DECODED, expect_own_weights, expect_sense
 from prompt_store.formats.sources import HEAD_NAMES, Sources
 from prompt_store.formats.templates import expect_template, task_template
 from prompt_store.manifest import HEADED, Fingerprint, HeadKind, HeadModule, Manifest, Method
 
+_WRITING = ("causal", "seq2seq")
 _UNLABELLED = frozenset({HeadKind.QUESTION_ANSWERING, HeadKind.MULTIPLE_CHOICE})
 _SAME_WORDS = (  # fields that pass to the manifest as they are
     "tokenize",
@@ -48,7 +49,8 @@ def assemble(sources: Sources) -> tuple[Artifact, tuple[str, ...]]:
     expect_sense(sources, kind, reasons)
     expect_embedding(sources.publisher, kind, sources.parts.tensors, reasons)
     expect_own_weights(sources, reasons)
-    template = task_template(kind, num_virtual_tokens, (sources.publisher, sources.parts, sources.base), sources.spec)
+    num_in_text = num_virtual_tokens if tensors.keys() & {EMBEDS, KV_KEY} else 0  # else they stand in a decoder
+    template = task_template(kind, num_in_text, (sources.publisher, sources.parts, sources.base), sources.spec)
     template = expect_template(template, kind, sources.spec, reasons)
     reasons.check()
     fingerprint, unverified = _fingerprint(sources)
@@ -56,6 +58,7 @@ def assemble(sources: Sources) -> tuple[Artifact, tuple[str, ...]]:
         method=method,
         kind=kind,
         num_virtual_tokens=num_virtual_tokens,
+        **_other_counts(tensors, num_virtual_tokens),
         template=template,
         labels=labels.names,
         label_words=_label_words(sources) if kind is HeadKind.LABEL_WORDS else None,
@@ -84,6 +87,17 @@ def _method(sources: Sources) -> tuple[Method, int]:
     return Method.NONE, 0
 
 
+def _other_counts(tensors: Mapping[str, torch.Tensor], num_virtual_tokens: int) -> dict[str, Any]:
+    """Return how many virtual tokens an encoder-decoder's other places have, where it is another number."""
+    sizes = {
+        "num_decoder_virtual_tokens": [
+            tensors[name].shape[at] for name, at in ((DECODER_EMBEDS, 0), (DECODER_KV_KEY, 2)) if name in tensors
+        ],
+        "num_cross_virtual_tokens": [tensors[name].shape[2] for name in (CROSS_KV_KEY,) if name in tensors],
+    }
+    return {name: size for name, found in sizes.items() for size in found if size != num_virtual_tokens}
+
+
 def _embeds_twice(sources: Sources) -> Literal[True] | None:
     if sources.parts.method is not None:
         return sources.parts.embeds_twice or None
@@ -105,7 +119,7 @@ def _kind(sources: Sources, reasons: Reasons) -> HeadKind:
     if allowed:
         return allowed[0]
     has_head = any(name.startswith("head.") for name in sources.parts.tensors)
-    if has_head or sources.spec.lm_head != "causal" or not (sources.parts.method or publisher.template):
+    if has_head or sources.spec.lm_head not in _WRITING or not (sources.parts.method or publisher.template):
         kinds = ", ".join(HeadKind)
         reasons.add(f"neither the file nor the manifest says what the task answers: set kind in the manifest ({kinds})")
     return HeadKind.GENERATION
@@ -197,6 +211,10 @@ def _same_words(sources: Sources, kind: HeadKind) -> dict[str, Any]:
         names.append("generation")
     if KV_KEY in sources.prompt:
         names.append("text_position_offset")
+    if DECODER_KV_KEY in sources.prompt:
+        names.append("decoder_position_offset")
+    if sources.spec.is_encoder_decoder and kind in DECODED:
+        names.append("decoder_text")
     if kind is HeadKind.QUESTION_ANSWERING:
         names.append("qa_offset")
     values = {name: sources.said(name) for name in names}

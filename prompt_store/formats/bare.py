@@ -1,6 +1,7 @@
 """Tensors that already have our names, sent with a manifest: trained by hand, converted, or a head alone.
 
-Tensors: `embeds [n, E]` in template order, or `kv.key` and `kv.value [L, h, n, d]` (keys un-rotated);
+Tensors: `embeds [n, E]` in template order, or `kv.key` and `kv.value [L, h, n, d]` (keys un-rotated); of an
+encoder-decoder, whose encoder has these, also `decoder_embeds`, or `decoder_kv.*`, and `cross_kv.*`;
 `head.<path>.*`; `pooler.dense.*`. None at all is a template or label words on the bare backbone.
 Math: none, they are served as they are. Source: the names of `prompt_store.artifact`.
 """
@@ -11,14 +12,25 @@ from collections.abc import Mapping
 
 import torch
 
-from prompt_store.artifact import EMBEDS, KV_KEY, KV_VALUE
+from prompt_store.artifact import (
+    CROSS_KV_KEY,
+    CROSS_KV_VALUE,
+    DECODER_EMBEDS,
+    DECODER_KV_KEY,
+    DECODER_KV_VALUE,
+    EMBEDS,
+    KV_KEY,
+    KV_VALUE,
+)
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
 from prompt_store.formats.family import Family, Parts
 from prompt_store.formats.labels import config_labels, config_problem_type
 from prompt_store.manifest import Method, PublisherManifest
 
-_PROMPT = frozenset({EMBEDS, KV_KEY, KV_VALUE})
+_PAIRS = ((KV_KEY, KV_VALUE), (DECODER_KV_KEY, DECODER_KV_VALUE), (CROSS_KV_KEY, CROSS_KV_VALUE))
+_ROWS = (EMBEDS, DECODER_EMBEDS)
+_PROMPT = frozenset({*_ROWS, *(name for pair in _PAIRS for name in pair)})
 
 
 def claim(checkpoint: Checkpoint) -> str | None:
@@ -34,10 +46,12 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     """Read the method off the names. Raises CheckpointError."""
     reasons = Reasons()
     sent = checkpoint.tensors.keys() & _PROMPT
-    reasons.expect(
-        len(sent & {KV_KEY, KV_VALUE}) != 1, f"{' and '.join(sorted(sent))} came alone; a prefix is kv.key and kv.value"
-    )
-    reasons.expect(EMBEDS not in sent or len(sent) == 1, "embeds and kv.* came together; one task has one of them")
+    for key, value in _PAIRS:
+        alone = sorted(sent & {key, value})
+        reasons.expect(len(alone) != 1, f"{' and '.join(alone)} came alone; a prefix is {key} and {value}")
+    for rows, (key, _) in zip(_ROWS, _PAIRS, strict=False):
+        both = f"{rows} and {key.partition('.')[0]}.* came together; one task has one of them"
+        reasons.expect(rows not in sent or key not in sent, both)
     num_virtual_tokens = _count(checkpoint.tensors, reasons)
     labels = config_labels(checkpoint.config, reasons)
     problem_type = config_problem_type(checkpoint.config, reasons)
@@ -46,34 +60,33 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
 
 
 def _method(sent: set[str]) -> Method | None:
-    if EMBEDS in sent:
+    if sent and sent <= set(_ROWS):
         return Method.PROMPT_TUNING
     return Method.PREFIX_TUNING if sent else None
 
 
 def _count(tensors: Mapping[str, torch.Tensor], reasons: Reasons) -> int:
-    counts = set()
-    for name, num_dims, at in ((EMBEDS, 2, 0), (KV_KEY, 4, 2), (KV_VALUE, 4, 2)):
-        if name not in tensors:
-            continue
-        shape = tuple(tensors[name].shape)
-        if reasons.expect(
-            len(shape) == num_dims and 0 not in shape, f"{name} has shape {list(shape)}; {_LAYOUT[name]}"
-        ):
-            counts.add(shape[at])
-    reasons.expect(len(counts) < 2, f"kv.key and kv.value differ in virtual tokens: {sorted(counts)}")
-    return max(counts, default=0)
+    """Return the virtual tokens of the first place that has any, the encoder's before the decoder's."""
+    found = []
+    for names in (_ROWS[:1], _PAIRS[0], _ROWS[1:], *_PAIRS[1:]):
+        counts = {_tokens(name, tensors[name], reasons) for name in names if name in tensors} - {0}
+        reasons.expect(len(counts) < 2, f"{' and '.join(names)} differ in virtual tokens: {sorted(counts)}")
+        found += sorted(counts)[-1:]
+    return found[0] if found else 0
 
 
-_LAYOUT = {
-    EMBEDS: "expected [virtual tokens, embedding width]",
-    KV_KEY: "expected [layers, key/value heads, virtual tokens, head_dim]",
-    KV_VALUE: "expected [layers, key/value heads, virtual tokens, head_dim]",
-}
+def _tokens(name: str, tensor: torch.Tensor, reasons: Reasons) -> int:
+    """Return how many virtual tokens a tensor holds, or note why it is none and return 0."""
+    shape, num_dims, at = list(tensor.shape), *((2, 0) if name in _ROWS else (4, 2))
+    layout = "virtual tokens, embedding width" if name in _ROWS else "layers, key/value heads, virtual tokens, head_dim"
+    fits = reasons.expect(len(shape) == num_dims and 0 not in shape, f"{name} has shape {shape}; expected [{layout}]")
+    return shape[at] if fits else 0
+
 
 FAMILY = Family(
     "raw",
     "only tensors named embeds, kv.key and kv.value, head.<path>.*, pooler.dense.*, with a manifest",
     claim,
     convert,
+    takes_encoder_decoders=True,
 )

@@ -33,4 +33,6 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     return Parts(tensors, manifest.method, manifest.num_virtual_tokens, manifest=manifest)
 
 
-FAMILY = Family("artifact", "a softmux artifact, with its `manifest` tensor", claim, convert)
+FAMILY = Family(
+    "artifact", "a softmux artifact, with its `manifest` tensor", claim, convert, takes_encoder_decoders=True
+)

@@ -37,6 +37,8 @@ class Parts:
     token_types: TokenTypes | None = None
     special_tokens: SpecialTokens | None = None
     text_position_offset: int | None = None  # of the first text token behind a KV prefix; None: their number
+    decoder_position_offset: int | None = None  # of the decoder's start behind its KV prefix; None: their number
+    decoder_text: str | None = None  # what a decoder has behind its start token, on an encoder-decoder
     reads: Mapping[HeadKind, Reads] = field(default_factory=dict)
     embeds_twice: bool = False
     backbone_trained: bool = False  # the training changed the backbone too: right on those weights alone
@@ -56,6 +58,7 @@ class Family:
     needs: str
     claim: Callable[[Checkpoint], str | None]
     convert: Callable[[Checkpoint, PublisherManifest, BackboneSpec], Parts]
+    takes_encoder_decoders: bool = False  # whether its training knows T5, BART and the like
 
 
 def not_taken(name: str, claim: Callable[[Checkpoint], str | None], reason: str) -> Family:

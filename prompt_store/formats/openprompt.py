@@ -4,7 +4,9 @@ Tensors below `prompt_model.template.`, `template.` or nothing; `prompt_model.pl
 backbone again. SoftTemplate: `soft_embeds` `[n, E]`, in front of everything. MixedTemplate: `soft_embedding.weight`
 `[1 + k, E]`, row i is soft token i, which may stand in several places. PtuningTemplate: `new_embedding.weight` `[m, E]`
 through `new_lstm_head.*` (both ways) and `new_mlp_head.{0,2}`, or the MLP alone, one row a place. PrefixTuningTemplate
-on GPT-2: `decoder_wte.weight`, `decoder_control_trans.*` (early: without `decoder_`), as in `prefix_tuning`.
+on GPT-2: `decoder_wte.weight`, `decoder_control_trans.*` (early: without `decoder_`), as in `prefix_tuning`; on T5 for
+the decoder's own attention, and without `decoder_` for the encoder's: either may be missing. Text behind a prefix
+stands at n, also in T5's relative positions. What T5 writes begins with `<extra_id_0>`, where label words are read.
 `config` is what the file does not hold: `{"freeze_plm": true, "template": {"soft_token_ids": [1, 2, 1]}, "verbalizer":
 {"classes": ["neg", "pos"], "label_words": [["bad"], ["good"]], "prefix": " "}}`. Pieces are tokenised one by one; the
 tokenizer's special tokens stand around them all, yet behind `soft_embeds`.
@@ -25,7 +27,7 @@ from prompt_store.errors import ManifestError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons, shorten
 from prompt_store.formats.family import Family, Parts
 from prompt_store.formats.openprompt_words import label_words
-from prompt_store.formats.prefix_layout import prefix_for
+from prompt_store.formats.prefix_layout import Site, prefix_for
 from prompt_store.formats.table import below, read_table
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
 from prompt_store.template import parse_template
@@ -33,6 +35,8 @@ from prompt_store.template import parse_template
 _RUN, _TEMPLATE, _PLM, _VERBALIZER = "prompt_model.", "template.", "plm.", "verbalizer."
 _SOFT, _MIXED, _PTUNING = "soft_embeds", "soft_embedding.weight", "new_embedding.weight"
 _DECODER = "decoder_"
+_T5 = frozenset({"t5", "mt5"})  # the encoder-decoders that it loads
+_SENTINEL = "<extra_id_0>"
 _BARE = (_SOFT, _MIXED, _PTUNING, "decoder_wte.", "decoder_control_trans.")
 _IGNORED = frozenset({"raw_embedding.weight", "new_ids", "input_tokens"})
 _WORDS = frozenset({"label_words_ids", "words_ids_mask", "label_words_mask"})
@@ -46,7 +50,7 @@ class _Prompt:
 
     tensors: _Tensors
     method: Method
-    num_virtual_tokens: int
+    num_virtual_tokens: int  # of an encoder-decoder's encoder, if it has a prompt
 
 
 _NOTHING = _Prompt({}, Method.NONE, 0)
@@ -82,6 +86,10 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
         not learned,
         f"its verbalizer has weights of its own ({shorten(learned)}); served is ManualVerbalizer, which has none",
     )
+    reasons.expect(
+        not spec.is_encoder_decoder or spec.model_type in _T5,
+        f"OpenPrompt loads no encoder-decoder but T5; backbone {spec.name} is a {spec.model_type}",
+    )
     words = label_words(context.config.get("verbalizer"), reasons)
     is_trained = _is_backbone_trained(context)
     is_answered = bool(words or verbalizer or publisher.label_words)
@@ -96,6 +104,7 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
         label_words=words,
         tokenize="pieces",
         token_types="zero",
+        decoder_text=_SENTINEL if spec.is_encoder_decoder else None,
         backbone_trained=is_trained,
         checks=(*_plm_remarks(num_plm), *(() if is_placed else (_TEXT,))),
     )
@@ -191,18 +200,31 @@ def _ptuning(tensors: _Tensors, context: _Context) -> _Prompt:
 def _prefix(tensors: _Tensors, context: _Context) -> _Prompt:
     spec, reasons = context.spec, context.reasons
     own = below(_DECODER, tensors)
+    if spec.is_encoder_decoder:
+        return _both(own, {n: t for n, t in tensors.items() if not n.startswith(_DECODER)}, context)
     reasons.expect(
         not own or len(own) == len(tensors),
         f"PrefixTuningTemplate of an encoder-decoder: it also has prefixes of the encoder; backbone {spec.name} is a "
         f"{spec.model_type} with none",
     )
     reasons.expect(spec.is_causal, f"PrefixTuningTemplate is for decoders; backbone {spec.name} is a {spec.model_type}")
-    found = own or tensors
-    _expect_only(found, ("wte.weight", "control_trans."), reasons)
-    table = read_table(found, "wte.weight", spec, reasons)
-    reasons.check()
-    flat = run_mlp(table, below("control_trans.", found), "tanh")
-    return _Prompt(prefix_for(flat, spec), Method.PREFIX_TUNING, len(table))
+    return _prefix_of(own or tensors, "", context)
+
+
+def _both(decoder: _Tensors, encoder: _Tensors, context: _Context) -> _Prompt:
+    """Return the prefixes of T5's two stacks, or of one of them."""
+    sites: tuple[tuple[Site, _Tensors], ...] = (("", encoder), ("decoder_", decoder))
+    found = [_prefix_of(tensors, site, context) for site, tensors in sites if tensors]
+    tensors = {name: tensor for one in found for name, tensor in one.tensors.items()}
+    return _Prompt(tensors, Method.PREFIX_TUNING, found[0].num_virtual_tokens)
+
+
+def _prefix_of(tensors: _Tensors, site: Site, context: _Context) -> _Prompt:
+    _expect_only(tensors, ("wte.weight", "control_trans."), context.reasons)
+    table = read_table(tensors, "wte.weight", context.spec, context.reasons)
+    context.reasons.check()
+    flat = run_mlp(table, below("control_trans.", tensors), "tanh")
+    return _Prompt(prefix_for(flat, context.spec, site), Method.PREFIX_TUNING, len(table))
 
 
 def _expect_only(tensors: _Tensors, known: tuple[str, ...], reasons: Reasons) -> None:
@@ -230,4 +252,5 @@ FAMILY = Family(
     "OpenPrompt: soft_embeds, soft_embedding.weight, new_embedding.weight or decoder_control_trans.*, and `freeze_plm`",
     claim,
     convert,
+    takes_encoder_decoders=True,
 )

@@ -3,8 +3,8 @@
 Tensors: `prompt_embeddings` `[n, E]` (PROMPT_TUNING, P_TUNING, CPT) or `[n, layers * 2 * token_dim]` (PREFIX_TUNING,
 CARTRIDGE, its frozen tokens first);
 MULTITASK_PROMPT_TUNING adds `prefix_task_cols [tasks, n, ranks]` and `prefix_task_rows [tasks, ranks, E]`;
-`base_model.<path>.<param>` for trained heads. The config still names the encoder, and CPT its projection; both were
-applied when the file was saved.
+`base_model.<path>.<param>` for trained heads. Of an encoder-decoder a prompt has 2n rows, see `peft_seq2seq`. The
+config still names the encoder, and CPT its projection; both were applied when the file was saved.
 Source: huggingface/peft, `peft_model.py` (get_prompt) and `utils/save_and_load.py`, 0.21.
 """
 
@@ -21,8 +21,9 @@ from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import CheckpointError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
 from prompt_store.formats.family import Family, Parts
-from prompt_store.formats.peft_config import PeftFields, read_fields
+from prompt_store.formats.peft_config import PREFIXES, PeftFields, read_fields
 from prompt_store.formats.peft_modules import saved_modules
+from prompt_store.formats.peft_seq2seq import expect_asked, expect_place, placed, remarks
 from prompt_store.formats.prefix_layout import per_layer
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
 
@@ -62,8 +63,7 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     reasons = context.reasons
     config: Mapping[str, Any] = checkpoint.config or {}
     fields = read_fields(config, spec, reasons)
-    _expect_prefix_was_read(fields, spec, reasons)
-    _expect_task_id(publisher, fields, reasons)
+    _expect_method(fields, publisher, spec, reasons)
     modules = saved_modules(
         {name: t for name, t in checkpoint.tensors.items() if name not in {_PROMPT, _TASK_COLS, _TASK_ROWS}}, reasons
     )
@@ -71,6 +71,7 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     prompt: _Baked = {}
     if fields is not None and _PROMPT in checkpoint.tensors:
         prompt = _BAKE[fields.method](checkpoint.tensors, fields, context)
+        prompt = placed(prompt, fields, publisher, spec, reasons)
     reasons.check()
     if fields is None:
         raise CheckpointError("the config could not be read")
@@ -80,7 +81,7 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
         fields.num_virtual_tokens,
         fields.kinds,
         token_types="zero" if fields.kinds[:1] in _WITHOUT_TYPES else None,
-        checks=_remarks(fields, spec),
+        checks=(*_remarks(fields, spec), *remarks(fields, publisher, spec)),
     )
 
 
@@ -150,8 +151,11 @@ def _is_matrix(prompt: torch.Tensor, fields: PeftFields, reasons: Reasons) -> bo
     if not reasons.expect(len(shape) == 2 and 0 not in shape, f"{_PROMPT} has shape {shape}; expected two sizes"):
         return False
     reasons.expect(prompt.is_floating_point(), f"{_PROMPT} holds {prompt.dtype}; expected floating point")
-    n = fields.num_virtual_tokens
-    return reasons.expect(shape[0] == n, f"{_PROMPT} has {shape[0]} rows; num_virtual_tokens in the config is {n}")
+    n, submodules = fields.num_virtual_tokens, fields.num_submodules
+    times = f" x num_transformer_submodules {submodules}" if fields.num_rows != n else ""
+    return reasons.expect(
+        shape[0] == fields.num_rows, f"{_PROMPT} has {shape[0]} rows; num_virtual_tokens in the config is {n}{times}"
+    )
 
 
 def _are_factors(tensors: Mapping[str, torch.Tensor], reasons: Reasons) -> bool:
@@ -169,8 +173,19 @@ def _are_factors(tensors: Mapping[str, torch.Tensor], reasons: Reasons) -> bool:
     )
 
 
-def _expect_prefix_was_read(fields: PeftFields | None, spec: BackboneSpec, reasons: Reasons) -> None:
-    if fields is not None and _BAKE[fields.method] is _bake_prefix:
+def _expect_method(
+    fields: PeftFields | None, publisher: PublisherManifest, spec: BackboneSpec, reasons: Reasons
+) -> None:
+    """Note what the method cannot have done on this backbone, and what the publisher says that it has no use for."""
+    if fields is not None:
+        _expect_prefix_was_read(fields, spec, reasons)
+        _expect_task_id(publisher, fields, reasons)
+        expect_place(fields, publisher, spec, reasons)
+        expect_asked(fields, publisher, spec, reasons)
+
+
+def _expect_prefix_was_read(fields: PeftFields, spec: BackboneSpec, reasons: Reasons) -> None:
+    if fields.method in PREFIXES:
         reasons.expect(
             spec.model_type not in _PREFIX_UNREAD,
             f"PEFT's {fields.method} never reached a {spec.model_type} in training: transformers drops past_key_values "
@@ -179,8 +194,8 @@ def _expect_prefix_was_read(fields: PeftFields | None, spec: BackboneSpec, reaso
         )
 
 
-def _expect_task_id(publisher: PublisherManifest, fields: PeftFields | None, reasons: Reasons) -> None:
-    if fields is not None and fields.method is not Method.MULTITASK_PROMPT_TUNING:
+def _expect_task_id(publisher: PublisherManifest, fields: PeftFields, reasons: Reasons) -> None:
+    if fields.method is not Method.MULTITASK_PROMPT_TUNING:
         reasons.expect(
             publisher.prompt_task_id is None,
             f"prompt_task_id {publisher.prompt_task_id} is for multitask prompts; the file's method is {fields.method}",
@@ -188,10 +203,16 @@ def _expect_task_id(publisher: PublisherManifest, fields: PeftFields | None, rea
 
 
 def _remarks(fields: PeftFields, spec: BackboneSpec) -> tuple[str, ...]:
-    if _BAKE[fields.method] is not _bake_prefix and spec.model_type in {"gemma", "gemma2"}:
+    if fields.method not in PREFIXES and spec.model_type in {"gemma", "gemma2"}:
         # Older transformers multiplied embeddings inside the model; the file does not say which it was trained with.
         return ("embedding scale unverified: Gemma prompts trained before transformers 5 need x sqrt(hidden_size)",)
     return ()
 
 
-FAMILY = Family("peft", "PEFT: an adapter_config.json with a soft-prompt peft_type, sent as `config`", claim, convert)
+FAMILY = Family(
+    "peft",
+    "PEFT: an adapter_config.json with a soft-prompt peft_type, sent as `config`",
+    claim,
+    convert,
+    takes_encoder_decoders=True,
+)

@@ -18,7 +18,10 @@ _METHODS = {
     "CPT": Method.CPT,
     "CARTRIDGE": Method.CARTRIDGE,
 }
-_PREFIXES = frozenset({Method.PREFIX_TUNING, Method.CARTRIDGE})
+PREFIXES = frozenset({Method.PREFIX_TUNING, Method.CARTRIDGE})
+"""Methods whose rows are keys and values."""
+
+_SEQ2SEQ = "SEQ_2_SEQ_LM"
 
 _WRITERS = (HeadKind.GENERATION, HeadKind.LABEL_WORDS)
 _KINDS: dict[str, tuple[HeadKind, ...]] = {
@@ -26,16 +29,25 @@ _KINDS: dict[str, tuple[HeadKind, ...]] = {
     "TOKEN_CLS": (HeadKind.TOKEN_CLASSIFICATION,),
     "QUESTION_ANS": (HeadKind.QUESTION_ANSWERING,),
     "CAUSAL_LM": _WRITERS,
+    _SEQ2SEQ: _WRITERS,
     # It trains on hidden states; what stood on them is not in the file, so a publisher may bring anything.
     "FEATURE_EXTRACTION": (HeadKind.EMBEDDING, *(kind for kind in HeadKind if kind is not HeadKind.EMBEDDING)),
 }
-_OTHER_TASKS = frozenset({"SEQ_2_SEQ_LM"})
+# What PEFT and transformers make of a task on an encoder-decoder, where that is no answer that could be given again.
+_UNSERVED: dict[object, str] = {
+    "SEQ_CLS": "transformers' classifiers of encoder-decoders take no virtual tokens, so PEFT cannot have trained it",
+    "QUESTION_ANS": "PEFT gives the decoder, which answers there, no text of its own",
+    "CAUSAL_LM": "PEFT then trains the decoder behind as many pads as there are virtual tokens; train it with "
+    "SEQ_2_SEQ_LM",
+}
+_NEWER = frozenset({"revision", "auto_mapping", "peft_version"})  # PEFT writes the first two since 0.4
 _CLASS_KINDS: dict[str, tuple[HeadKind, ...]] = {
     "ForSequenceClassification": _KINDS["SEQ_CLS"],
     "ForTokenClassification": _KINDS["TOKEN_CLS"],
     "ForQuestionAnswering": _KINDS["QUESTION_ANS"],
     "ForMultipleChoice": (HeadKind.MULTIPLE_CHOICE,),
     "ForCausalLM": _WRITERS,
+    "ForConditionalGeneration": _WRITERS,
     "LMHeadModel": _WRITERS,
     "ForMaskedLM": (HeadKind.LABEL_WORDS,),
 }
@@ -52,6 +64,13 @@ class PeftFields:
     token_dim: int
     num_layers: int
     num_attention_heads: int  # of keys and values, for a prefix
+    num_submodules: int = 1  # 2 for an encoder-decoder, unless its user said otherwise
+    is_old: bool = False  # written by PEFT 0.3 or before
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows the file's table has: a prompt's are as many for each submodule."""
+        return self.num_virtual_tokens * (1 if self.method in PREFIXES else self.num_submodules)
 
 
 def read_fields(config: Mapping[str, Any], spec: BackboneSpec, reasons: Reasons) -> PeftFields | None:
@@ -61,20 +80,46 @@ def read_fields(config: Mapping[str, Any], spec: BackboneSpec, reasons: Reasons)
     """
     method = _method(config.get("peft_type"), reasons)
     kinds = _kinds(config, reasons)
-    submodules = _count(config, "num_transformer_submodules", 1, reasons)
-    if submodules is not None and submodules != 1:
-        reasons.add(f"num_transformer_submodules is {submodules}: made for an encoder-decoder, which is not taken yet")
+    submodules = _submodules(config, spec, reasons)
+    _expect_task(config, spec, reasons)
     virtual_tokens = _count(config, "num_virtual_tokens", None, reasons)
     token_dim = _count(config, "token_dim", _token_dim(method, spec), reasons)
     layers = _count(config, "num_layers", spec.num_layers, reasons)
     heads = _count(config, "num_attention_heads", spec.num_key_value_heads, reasons)
     if method is None or virtual_tokens is None or token_dim is None or layers is None or heads is None:
         return None
-    return PeftFields(method, kinds, virtual_tokens, token_dim, layers, heads)
+    is_old = not _NEWER & config.keys()
+    return PeftFields(method, kinds, virtual_tokens, token_dim, layers, heads, submodules or 1, is_old)
+
+
+def _submodules(config: Mapping[str, Any], spec: BackboneSpec, reasons: Reasons) -> int | None:
+    submodules = _count(config, "num_transformer_submodules", 2 if config.get("task_type") == _SEQ2SEQ else 1, reasons)
+    if submodules is None:
+        return None
+    if spec.is_encoder_decoder:
+        reasons.expect(submodules <= 2, f"num_transformer_submodules is {submodules}; an encoder-decoder has 2")
+    elif submodules != 1:
+        reasons.add(
+            f"num_transformer_submodules is {submodules}: made for an encoder-decoder; backbone {spec.name} is a "
+            f"{spec.model_type}, which is none"
+        )
+    return submodules
+
+
+def _expect_task(config: Mapping[str, Any], spec: BackboneSpec, reasons: Reasons) -> None:
+    """Note why a task's prompt, as PEFT trains it, is none for this backbone."""
+    task_type = config.get("task_type")
+    if not spec.is_encoder_decoder:
+        reasons.expect(
+            task_type != _SEQ2SEQ,
+            f"task_type {_SEQ2SEQ} is for encoder-decoders; backbone {spec.name} is a {spec.model_type}, which is none",
+        )
+    elif isinstance(task_type, str) and task_type in _UNSERVED:
+        reasons.add(f"task_type {task_type} on an encoder-decoder, {spec.name}: {_UNSERVED[task_type]}")
 
 
 def _token_dim(method: Method | None, spec: BackboneSpec) -> int:
-    return spec.num_key_value_heads * spec.head_dim if method in _PREFIXES else spec.embedding_size
+    return spec.num_key_value_heads * spec.head_dim if method in PREFIXES else spec.embedding_size
 
 
 def _method(peft_type: object, reasons: Reasons) -> Method | None:
@@ -93,11 +138,7 @@ def _kinds(config: Mapping[str, Any], reasons: Reasons) -> tuple[HeadKind, ...]:
         return _kinds_of_class(config.get("auto_mapping"), reasons)
     if isinstance(task_type, str) and task_type in _KINDS:
         return _KINDS[task_type]
-    is_known = isinstance(task_type, str) and task_type in _OTHER_TASKS
-    reasons.add(
-        f"task_type {repr(task_type)[:80]} is {'not taken yet' if is_known else 'unknown'}; "
-        f"taken are {', '.join(_KINDS)}"
-    )
+    reasons.add(f"task_type {repr(task_type)[:80]} is unknown; taken are {', '.join(_KINDS)}")
     return ()
 
 

@@ -4,6 +4,7 @@ Tensors: `wte.weight` `[n, H]` with `control_trans.0` `[mid, H]`, `.2` `[L * 2 *
 tanh between; shallow, `control_trans` alone: `[n * L * 2 * H]`, or `[2L, 1, h, n, d]` where it began as a text's cache.
 The embedding variants have `.2` `[H, mid]`, or no `control_trans` and a config with `preseqlen`: rows for the input,
 whose cache was the prefix: prompt tuning. Math: e = control_trans(wte), see `prefix_layout`; the text follows at n.
+BART has three of each, see `prefix_tuning_bart`.
 `config` is the model's config.json. Training wrote `{text} <bos> ` before the answer on tables of data: say template.
 Source: XiangLi1999/PrefixTuning, `gpt2/train_control.py` (PrefixTuning, PrefixEmbTuning); `seq2seq/prefixTuning.py`.
 """
@@ -20,11 +21,11 @@ from prompt_store.encoders import run_mlp
 from prompt_store.formats.checkpoint import Checkpoint, Reasons, shorten
 from prompt_store.formats.family import Family, Parts
 from prompt_store.formats.prefix_layout import prefix_for, prefix_width
+from prompt_store.formats.prefix_tuning_bart import MARKS, convert_bart
 from prompt_store.formats.table import below, read_table
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
 
 _TABLE, _DIRECT, _MLP = "wte.weight", "control_trans", "control_trans."
-_OF_BART = ("control_trans2", "control_trans_enc", "wte_enc")
 _OF_OPENPROMPT = ("decoder_control_trans.", "decoder_wte.")
 _INFIX = "wte2.weight"
 _KINDS = (HeadKind.GENERATION, HeadKind.LABEL_WORDS)
@@ -35,7 +36,7 @@ def claim(checkpoint: Checkpoint) -> str | None:
     """Return the evidence: the MLP or the bare prefix under its name, or a lone table and the config's `preseqlen`."""
     if any(name.startswith(_OF_OPENPROMPT) for name in checkpoint.tensors):
         return None
-    marks = (_MLP, *_OF_BART)
+    marks = (_MLP, *MARKS)
     found = next((name for name in sorted(checkpoint.tensors) if name == _DIRECT or name.startswith(marks)), None)
     if found is None and set(checkpoint.tensors) == {_TABLE} and "preseqlen" in (checkpoint.config or {}):
         return f"tensor {_TABLE!r} and config field preseqlen"
@@ -45,6 +46,8 @@ def claim(checkpoint: Checkpoint) -> str | None:
 def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: BackboneSpec) -> Parts:
     """Run the MLP once, if there is one. Raises CheckpointError with every reason."""
     reasons, tensors, config = Reasons(), checkpoint.tensors, checkpoint.config or {}
+    if any(name.startswith(MARKS) for name in tensors):
+        return convert_bart(tensors, config, spec)
     _expect_served(tensors, config, spec, reasons)
     reasons.check()
     if _DIRECT in tensors:
@@ -64,13 +67,6 @@ _EMBEDDING = ("embedding variant: the rows go in front of the text as input, whi
 
 
 def _expect_served(tensors: Mapping[str, torch.Tensor], config: _Config, spec: BackboneSpec, reasons: Reasons) -> None:
-    of_bart = sorted(name for name in tensors if name.startswith(_OF_BART))
-    if of_bart:
-        reasons.add(
-            f"Prefix-Tuning of an encoder-decoder ({shorten(of_bart)}): it also has prefixes of the encoder and of "
-            f"cross-attention; backbone {spec.name} is a {spec.model_type} with neither"
-        )
-        return
     reasons.expect(
         _INFIX not in tensors and not config.get("use_infix"),
         "infix tuning: its keys and values depend on each request's text, so there is no prompt to serve",
@@ -118,7 +114,9 @@ def _shallow(prefix: torch.Tensor, config: _Config, spec: BackboneSpec, reasons:
 
 FAMILY = Family(
     "prefix-tuning-original",
-    "Prefix-Tuning of its authors (GPT-2): wte.weight with control_trans.*, or control_trans alone",
+    "Prefix-Tuning of its authors: wte.weight with control_trans.*, or control_trans alone (GPT-2); with wte2.weight, "
+    "control_trans2.*, wte_enc.weight and control_trans_enc.* (BART)",
     claim,
     convert,
+    takes_encoder_decoders=True,
 )

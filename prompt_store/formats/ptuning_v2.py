@@ -42,7 +42,7 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     reasons.check()
     projection = below(_PROJECTION, checkpoint.tensors)
     flat = run_mlp(table, projection, "tanh") if projection else table.detach()
-    prefix = prefix_for(flat, spec, _advice(flat.shape[1], bool(projection), spec))
+    prefix = prefix_for(flat, spec, advice=_advice(flat.shape[1], bool(projection), spec))
     return Parts(
         {**prefix, **model.tensors},
         Method.P_TUNING_V2,

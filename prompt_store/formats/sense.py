@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from prompt_store.artifact import KV_KEY
+from prompt_store.artifact import DECODER_KV_KEY, KV_KEY
 from prompt_store.formats.checkpoint import Reasons
 from prompt_store.formats.sources import Sources
 from prompt_store.manifest import HEADED, HeadKind
+
+DECODED = frozenset({HeadKind.GENERATION, HeadKind.LABEL_WORDS})
+"""Kinds that an encoder-decoder answers in its decoder."""
 
 
 def expect_sense(sources: Sources, kind: HeadKind, reasons: Reasons) -> None:
@@ -25,6 +28,16 @@ def expect_sense(sources: Sources, kind: HeadKind, reasons: Reasons) -> None:
     )
     if publisher.text_position_offset is not None:
         reasons.expect(KV_KEY in sources.prompt, "text_position_offset is for KV prefixes; this prompt is not one")
+    if publisher.decoder_position_offset is not None:
+        reasons.expect(
+            DECODER_KV_KEY in sources.prompt,
+            "decoder_position_offset is for KV prefixes of an encoder-decoder's decoder; this prompt has none",
+        )
+    reasons.expect(
+        publisher.decoder_text is None or (sources.spec.is_encoder_decoder and kind in DECODED),
+        f"decoder_text is for what an encoder-decoder writes; this is a {kind} task of {sources.spec.name}, a "
+        f"{sources.spec.model_type}",
+    )
     reasons.expect(
         publisher.qa_offset is None or kind is HeadKind.QUESTION_ANSWERING,
         f"qa_offset says where a question-answering head reads; this is a {kind} task",

@@ -40,4 +40,4 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     return Parts({EMBEDS: rows}, Method.PROMPT_TUNING, len(rows), (HeadKind.GENERATION, HeadKind.LABEL_WORDS))
 
 
-FAMILY = Family("t5x", f"T5X: {_PROMPT}, on a T5", claim, convert)
+FAMILY = Family("t5x", f"T5X: {_PROMPT}, on a T5", claim, convert, takes_encoder_decoders=True)

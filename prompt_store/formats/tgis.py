@@ -1,10 +1,11 @@
 """Prefix stores of IBM's TGIS, as caikit exports them: one bare tensor a file, named after the file.
 
-Tensors: `decoder` (decoder.pt) `[n, E]`; `encoder` (encoder.pt) goes in front of an encoder-decoder's encoder, and is
-refused on a backbone that has none. `config` is caikit's config.yml as JSON, if there is one: `verbalizer` is the text,
-`{{input}}` its fields. Math: none, multitask prompts were multiplied before export. Layout `[rows][text]`; a special
-token that the tokenizer puts first stays behind the rows. Source: IBM/text-generation-inference, `prompt_cache.py`;
-caikit/caikit-nlp, `peft_prompt_tuning.py`, `toolkit/verbalizer_utils.py`.
+Tensors: `decoder` (decoder.pt) `[n, E]`. On an encoder-decoder it goes in front of the decoder's start token, and
+`encoder` (encoder.pt) `[m, E]` in front of the text; the latter is refused on any other backbone. `config` is caikit's
+config.yml as JSON, if there is one: `verbalizer` is the text, `{{input}}` its fields. Math: none, multitask prompts
+were multiplied before export. Layout `[rows][text]`; a special token that the tokenizer puts first stays behind them.
+Source: IBM/text-generation-inference, `prompt_cache.py`, `models/seq2seq_lm.py`; caikit/caikit-nlp,
+`peft_prompt_tuning.py`, `toolkit/verbalizer_utils.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from prompt_store.artifact import EMBEDS
+from prompt_store.artifact import DECODER_EMBEDS, EMBEDS
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import ManifestError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
@@ -22,6 +23,7 @@ from prompt_store.manifest import HeadKind, Method, PublisherManifest
 from prompt_store.template import Field, Literal, Part, Soft, Template, parse_template
 
 _DECODER, _ENCODER = "decoder", "encoder"
+_ALONE = ("CAUSAL_LM", "is a decoder alone")
 _MAX_CHARS = 65_536
 _FIELD = re.compile(r"\{\{([_a-zA-Z0-9]+)\}\}")
 
@@ -35,29 +37,36 @@ def claim(checkpoint: Checkpoint) -> str | None:
 def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: BackboneSpec) -> Parts:
     """Take the rows and the text around them. Raises CheckpointError with every reason."""
     reasons, config = Reasons(), checkpoint.config or {}
+    _expect_place(checkpoint, config, spec, reasons)
+    reasons.check()
+    places = {_ENCODER: EMBEDS, _DECODER: DECODER_EMBEDS} if spec.is_encoder_decoder else {_DECODER: EMBEDS}
+    prompt = {places[name]: read_table(checkpoint.tensors, name, spec, reasons) for name in checkpoint.tensors}
+    in_text = len(prompt.get(EMBEDS, ()))
+    template = None if publisher.template is not None else _template(config, in_text, reasons)
+    reasons.check()
+    return Parts(
+        prompt,
+        Method.PROMPT_TUNING,
+        in_text or len(prompt[DECODER_EMBEDS]),
+        (HeadKind.GENERATION, HeadKind.LABEL_WORDS),
+        template=template,
+    )
+
+
+def _expect_place(checkpoint: Checkpoint, config: Mapping[str, object], spec: BackboneSpec, reasons: Reasons) -> None:
     reasons.expect(
-        _ENCODER not in checkpoint.tensors,
+        _ENCODER not in checkpoint.tensors or spec.is_encoder_decoder,
         f"encoder.pt goes in front of an encoder-decoder's encoder; backbone {spec.name} is a {spec.model_type}",
     )
     reasons.expect(
-        spec.is_causal,
+        spec.is_causal or spec.is_encoder_decoder,
         f"decoder.pt goes in front of a decoder's text; backbone {spec.name} is a {spec.model_type}, which is none",
     )
+    wanted, what = ("SEQ_2_SEQ_LM", "is an encoder-decoder") if spec.is_encoder_decoder else _ALONE
     task_type = config.get("task_type")
     reasons.expect(
-        task_type in (None, "CAUSAL_LM"),
-        f"the config's task_type is {repr(task_type)[:80]}; expected CAUSAL_LM, for a backbone that is a decoder alone",
-    )
-    reasons.check()
-    rows = read_table(checkpoint.tensors, _DECODER, spec, reasons)
-    template = None if publisher.template is not None else _template(config, len(rows), reasons)
-    reasons.check()
-    return Parts(
-        {EMBEDS: rows},
-        Method.PROMPT_TUNING,
-        len(rows),
-        (HeadKind.GENERATION, HeadKind.LABEL_WORDS),
-        template=template,
+        task_type in (None, wanted),
+        f"the config's task_type is {repr(task_type)[:80]}; expected {wanted}, for a backbone that {what}",
     )
 
 
@@ -68,7 +77,7 @@ def _template(config: Mapping[str, object], rows: int, reasons: Reasons) -> str 
     if not isinstance(verbalizer, str) or len(verbalizer) > _MAX_CHARS:
         reasons.add(f"the config's verbalizer is {repr(verbalizer)[:80]}; expected a text such as '{{{{input}}}}'")
         return None
-    written = str(Template((Soft(max(rows, 1)), *_parts(verbalizer))))
+    written = str(Template((*((Soft(rows),) if rows else ()), *_parts(verbalizer))))
     try:
         parse_template(written)
     except ManifestError as error:
@@ -83,5 +92,9 @@ def _parts(verbalizer: str) -> Iterator[Part]:
 
 
 FAMILY = Family(
-    "tgis", "TGIS and caikit: decoder.pt alone, sent as tensor `decoder`, with config.yml as `config`", claim, convert
+    "tgis",
+    "TGIS and caikit: decoder.pt and encoder.pt, sent as tensors `decoder` and `encoder`, with config.yml as `config`",
+    claim,
+    convert,
+    takes_encoder_decoders=True,
 )

@@ -89,9 +89,10 @@ def test_task_id_without_multitask_contradicts_the_file() -> None:
     assert "prompt_task_id 1" in str(refused(peft_checkpoint(), PublisherManifest(prompt_task_id=1)))
 
 
-@pytest.mark.parametrize("task_type", ["SEQ_2_SEQ_LM"])
-def test_other_task_types_are_refused_by_name(task_type: str) -> None:
-    assert f"{task_type!r} is not taken yet" in str(refused(peft_checkpoint(task_type=task_type)))
+def test_a_prompt_of_an_encoder_decoder_is_refused_by_name_elsewhere() -> None:
+    told = str(refused(peft_checkpoint(task_type="SEQ_2_SEQ_LM")))
+    assert "task_type SEQ_2_SEQ_LM is for encoder-decoders; backbone tiny-llama-gqa is a llama, which is none" in told
+    assert "num_transformer_submodules is 2: made for an encoder-decoder" in told
 
 
 @pytest.mark.parametrize("peft_type", ["LORA", "IA3", "SHADOW", "", 7, None, ["PROMPT_TUNING"]])
