@@ -13,14 +13,14 @@ def faults(tallies: dict[str, Tally]) -> list[str]:
 
 
 def test_five_deaths_lose_nothing(tmp_path: Path) -> None:
-    tallies = kill_loop(tmp_path / "store", rounds=5, rng=random.Random(1))
+    tallies = kill_loop(tmp_path / "store", rounds=range(5), rng=random.Random(1))
     assert faults(tallies) == [], table(tallies)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_hundred_deaths_lose_nothing(tmp_path: Path) -> None:
-    tallies = kill_loop(tmp_path / "store", rounds=200, rng=random.Random(2))
+    tallies = kill_loop(tmp_path / "store", rounds=range(200), rng=random.Random(2))
     assert faults(tallies) == [], table(tallies)
     assert set(PLACES) < set(tallies)
     assert sum(tally.publishes for tally in tallies.values()) >= 200
@@ -28,9 +28,9 @@ def test_two_hundred_deaths_lose_nothing(tmp_path: Path) -> None:
 
 def test_a_loss_would_be_seen(tmp_path: Path) -> None:
     root = tmp_path / "store"
-    kill_loop(root, rounds=2, rng=random.Random(3))
+    kill_loop(root, rounds=range(2), rng=random.Random(3))
     for path in (root / "blobs").rglob("*"):
         if path.is_file():
             path.write_bytes(b"torn")
-    tallies = kill_loop(root, rounds=1, rng=random.Random(4))
+    tallies = kill_loop(root, rounds=range(1), rng=random.Random(4))
     assert faults(tallies)
