@@ -49,7 +49,7 @@ fidelity: $(VENV)/.dev ## Compare every family, architecture and head with its t
 	PYTHONPATH=tests $(BIN)/python -m fidelity $(if $(GOLDEN),--golden '$(GOLDEN)') $(if $(BFLOAT16),--bfloat16)
 
 bench: $(VENV)/.dev ## Run the benchmarks, each against its peers
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench all
 
 image: ## Build the container image (DEVICE=cpu|cu130)
 	docker build -t softmux$(if $(filter-out cpu,$(DEVICE)),:$(DEVICE)) \

@@ -1,11 +1,11 @@
-"""Run every benchmark with its defaults."""
+"""`python -m bench COMMAND [options]`: every benchmark, each beside its peers in the same run.
 
-import contextlib
+`python -m bench all --json >figures.jsonl` measures everything; `python -m bench report figures.jsonl` writes the page.
+"""
 
-from bench import encoder, ptuning, swap
+import sys
+
+from bench.commands.main import main
 
 if __name__ == "__main__":
-    encoder.main()
-    with contextlib.suppress(SystemExit):  # its code says whether an answer was off; its table says so too
-        ptuning.main()
-    swap.main()
+    sys.exit(main(sys.argv[1:]))

@@ -12,7 +12,8 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +21,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.contender import Contender, running
-from bench.ptuning_contenders import Work, baked, live
-from bench.rounds import MIN_ROUNDS, Timing, alternate
+from bench.measuring.contender import Contender, RunRound, running, timed
+from bench.measuring.rounds import MIN_ROUNDS, Timing, alternate
+from bench.ptuning_contenders import Answer, Work, baked, live
 from bench.sentences import backbone_directory, sentences
 from server.demo.backbones import BACKBONES
 
 ALLOWED = 1e-5
+OpenAnswer = Callable[[Work], AbstractContextManager[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,8 @@ class Comparison:
     @property
     def ratio(self) -> float:
         """How many times faster the baked prompt is: the median over rounds, each pair taken in turn."""
-        pairs = zip(self.live.seconds, self.baked.seconds, strict=True)
-        return statistics.median(slow / fast for slow, fast in pairs)
+        pairs = zip(self.live.rates, self.baked.rates, strict=True)
+        return statistics.median(fast / slow for slow, fast in pairs)
 
 
 def compare(timings: Sequence[Timing], answers: Sequence[torch.Tensor], has_words: bool) -> Comparison:
@@ -66,17 +68,24 @@ def main() -> None:
     lines = tuple(sentences(options.lines, options.requests, cache))
     work = Work(_directory(options.backbone, cache), options.virtual_tokens, options.threads, lines)
     contenders = [
-        Contender("transformers", "encoder in the request", functools.partial(live, work)),
-        Contender("softmux", "baked", functools.partial(baked, work)),
+        Contender("transformers, encoder in the request", functools.partial(_rounds, live, work)),
+        Contender("softmux, baked", functools.partial(_rounds, baked, work)),
     ]
     with running(contenders) as started:
-        timings = alternate(started, options.rounds)
-        found = compare(timings, [one.logits for one in started], work.read != "mean")
+        timings = list(alternate(started, options.rounds).values())
+        answers = [torch.tensor([list(row) for row in one.answers]) for one in started]
+        found = compare(timings, answers, work.read != "mean")
     if options.json:
         print(json.dumps(record(found, setting(work))))
     else:
         show(found, setting(work), Console())
     sys.exit(found.answer_error > ALLOWED)
+
+
+@contextmanager
+def _rounds(open_answer: OpenAnswer, work: Work) -> Iterator[RunRound]:
+    with open_answer(work) as answer:
+        yield timed(lambda: [row.tolist() for row in answer()], len(work.lines))
 
 
 def setting(work: Work) -> str:
@@ -113,9 +122,9 @@ def show(found: Comparison, where: str, console: Console) -> None:
         table.add_column(column, justify="right")
     for timing, ratio in ((found.live, 1.0), (found.baked, found.ratio)):
         times = (f"{ms:.2f}" for ms in _milliseconds(timing))
-        table.add_row(f"{timing.subject}, {timing.case}", *times, f"{ratio:.2f}")
+        table.add_row(timing.name, *times, f"{ratio:.2f}")
     console.print(table)
-    num_rounds = len(found.live.seconds)
+    num_rounds = len(found.live.rounds)
     note = f"medians of {num_rounds} rounds, taken in turn, each contender in a process of its own"
     if num_rounds < MIN_ROUNDS:
         note += f"; fewer than {MIN_ROUNDS}, so only a sign that it runs"
@@ -129,7 +138,7 @@ def show(found: Comparison, where: str, console: Console) -> None:
 
 def _milliseconds(timing: Timing) -> tuple[float, float, float]:
     """Return a request's time in the median round, in the fastest and in the slowest."""
-    each = [1e3 * seconds / timing.num_requests for seconds in timing.seconds]
+    each = [1e3 / rate for rate in timing.rates]
     return statistics.median(each), min(each), max(each)
 
 

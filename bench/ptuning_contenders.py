@@ -6,7 +6,7 @@ Training-time: transformers alone, the prompt encoder run in every request. Bake
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from bench.contender import Answer
-from bench.mixed_tasks import SilentObserver
 from bench.prompt_encoder import PromptEncoder
+from bench.subjects.step_clock import StepClock
 from prompt_store.artifact import Artifact, version_of
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats import Checkpoint, convert
@@ -37,6 +36,9 @@ from server.engine.types import RowRequest
 from server.inference.walk import to_row
 from server.servable import Servable, ServableMaker
 from server.text.tokens import TextTokenizer
+
+Answer = Callable[[], Sequence[torch.Tensor]]
+"""Do the whole of the work once, tokenisation included; return the logits of each request."""
 
 Read = Literal["causal", "masked", "mean"]
 """Where the answer is: label words behind the last token or at the mask; without an LM head the mean of the text."""
@@ -131,7 +133,7 @@ class LiveModel:
 def baked(work: Work) -> Iterator[Answer]:
     """Open softmux on the same encoder's state dict, converted as a publish converts it."""
     settings = EngineSettings(dtype="float32", device="cpu", num_threads=work.num_threads)
-    engine = Engine.open(str(work.directory), settings, SilentObserver())
+    engine = Engine.open(str(work.directory), settings, StepClock())
     with asyncio.Runner() as runner:
         engine.start(runner.get_loop())
         try:

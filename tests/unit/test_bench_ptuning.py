@@ -11,11 +11,17 @@ from engine_cases import backbone_directory
 from peft_cases import tiny_model
 from rich.console import Console
 
+from bench.measuring.contender import Round
+from bench.measuring.rounds import Timing
 from bench.ptuning import ALLOWED, compare, record, setting, show
 from bench.ptuning_contenders import Work, baked, live
-from bench.rounds import Timing
 
 LINES = ("a good film", "it was not a very bad movie and it is in new york", "great plot")
+
+TIMINGS = [
+    Timing("transformers, live", (Round(3, 0.3), Round(3, 0.6))),
+    Timing("softmux, baked", (Round(3, 0.1), Round(3, 0.3))),
+]
 
 
 def directory_of(arch: str, folder: Path) -> Path:
@@ -38,17 +44,15 @@ def test_baked_prompt_answers_as_its_encoder_does_live(arch: str, read: str, wid
         got = torch.stack(list(served()))
     assert wanted.shape == (len(LINES), width)
     assert (wanted[0] - wanted[1]).abs().max() > 1e-3  # the texts tell the answers apart
-    timings = [Timing("transformers", "live", 3, (0.3, 0.6)), Timing("softmux", "baked", 3, (0.1, 0.3))]
-    found = compare(timings, [wanted, got], read != "mean")
+    found = compare(TIMINGS, [wanted, got], read != "mean")
     assert found.answer_error <= ALLOWED
     assert found.logit_error <= ALLOWED * found.logit_scale
 
 
 def test_report_has_both_times_and_the_worst_error(tmp_path: Path) -> None:
     work = Work(directory_of("gpt2", tmp_path / "gpt2"), 5, 1, LINES)
-    timings = [Timing("transformers", "live", 3, (0.3, 0.6)), Timing("softmux", "baked", 3, (0.1, 0.3))]
     answers = [torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.5]])]
-    found = compare(timings, answers, has_words=True)
+    found = compare(TIMINGS, answers, has_words=True)
     told = record(found, setting(work))
     assert (told["value"], told["peer_value"]) == (pytest.approx(200 / 3), pytest.approx(150))
     assert told["ratio"] == pytest.approx(2.5)

@@ -8,43 +8,61 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-import torch
+Answers = Sequence[Sequence[float]]
+"""What each request got: logits, or the ids of its tokens."""
 
-Answer = Callable[[], Sequence[torch.Tensor]]
-"""Do the whole of the work once, tokenisation included; return the logits of each request."""
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The whole of the work, done once: `amount` units of it (requests, tokens, steps) in `seconds`."""
+
+    amount: float
+    seconds: float
+    answers: Answers = ()
+    facts: Mapping[str, float] = field(default_factory=dict)  # what else was seen, such as bytes on the device
+
+
+RunRound = Callable[[], Round]
+Opener = Callable[[], AbstractContextManager[RunRound]]
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
     """One way to do the work. `open` is called in the contender's process, so it must be picklable."""
 
-    subject: str
-    case: str
-    open: Callable[[], AbstractContextManager[Answer]]
+    name: str
+    open: Opener
 
 
 class RunningContender:
-    """A contender whose process has loaded what it needs and has answered once, untimed."""
+    """A contender whose process has loaded what it needs and has done the work once, untimed."""
 
     def __init__(self, contender: Contender) -> None:
-        self.contender = contender
-        context = multiprocessing.get_context("spawn")
+        self.name = contender.name
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["bench.measuring.preload"])
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_live, args=(contender.open, theirs), daemon=True)
         self._process.start()
         theirs.close()  # or its death would not be seen
-        self.logits = torch.tensor(self._hear())  # [requests, labels]
+        self.first: Round = self._hear()
 
-    def run_round(self) -> float:
-        """Have it answer once, and return the seconds that it took by its own clock."""
+    @property
+    def answers(self) -> Answers:
+        """What every request got."""
+        return self.first.answers
+
+    def run_round(self) -> Round:
+        """Have it do the work once; the seconds are by its own clock."""
         self._tell(is_to_run=True)
-        return float(self._hear())
+        done: Round = self._hear()
+        return done
 
     def end(self) -> None:
         """End the process and wait for it."""
@@ -66,8 +84,7 @@ class RunningContender:
 
     def _died(self) -> RuntimeError:
         self._process.join()
-        name = f"{self.contender.subject}, {self.contender.case}"
-        return RuntimeError(f"the process of {name} ended with code {self._process.exitcode}; why stands above")
+        return RuntimeError(f"the process of {self.name} ended with code {self._process.exitcode}; why stands above")
 
 
 @contextmanager
@@ -81,11 +98,20 @@ def running(contenders: Sequence[Contender]) -> Iterator[list[RunningContender]]
         yield started
 
 
-def _live(open_answer: Callable[[], AbstractContextManager[Answer]], connection: Connection) -> None:
-    with open_answer() as answer:
-        # Plain numbers: tensors would travel through shared memory.
-        connection.send([logits.tolist() for logits in answer()])
+def timed(work: Callable[[], Answers], amount: float) -> RunRound:
+    """Return what does `work` by the clock; `amount` is how much of it there is."""
+
+    def run_round() -> Round:
+        started = time.perf_counter()
+        answers = work()
+        return Round(amount, time.perf_counter() - started, answers)
+
+    return run_round
+
+
+def _live(open_round: Opener, connection: Connection) -> None:
+    with open_round() as run_round:
+        connection.send(run_round())
         while connection.recv():
-            started = time.perf_counter()
-            answer()
-            connection.send(time.perf_counter() - started)
+            done = run_round()
+            connection.send(Round(done.amount, done.seconds, (), done.facts))

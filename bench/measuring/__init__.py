@@ -1,0 +1,1 @@
+"""What measuring takes: contenders, rounds, intervals, records. Knows neither models nor softmux."""

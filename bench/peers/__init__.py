@@ -1,0 +1,1 @@
+"""What a user would run instead, in plain transformers and PEFT. Imports nothing of softmux."""

@@ -1,0 +1,28 @@
+"""One request on an idle machine: tokenise one text and run one transformers forward pass, nothing around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from bench.measuring.contender import Answers, RunRound, timed
+from bench.peers.classifiers import load_classifier
+from bench.work.encoder_work import EncoderWork
+
+
+@contextmanager
+def one_by_one(work: EncoderWork) -> Iterator[RunRound]:
+    """Open a loop over the texts, one forward pass each."""
+    model, tokenizer = load_classifier(work)
+
+    @torch.inference_mode()
+    def answer() -> Answers:
+        found = []
+        for line in work.lines:
+            given = tokenizer(line, return_tensors="pt").to(work.device)
+            found.append(model(**given).logits[0].tolist())
+        return found
+
+    yield timed(answer, len(work.lines))

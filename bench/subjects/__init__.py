@@ -1,0 +1,1 @@
+"""softmux itself as a contender, by its public interface alone."""
