@@ -77,6 +77,23 @@ _BART: dict[str, Any] = {
     "decoder_start_token_id": 2,
 }
 
+_GPT_NEO = {name: size for name, size in _SIZES.items() if name not in ("num_hidden_layers", "num_attention_heads")} | {
+    "num_layers": 4,
+    "num_heads": 4,
+    "attention_types": [[["global", "local"], 2]],
+    "window_size": SLIDING_WINDOW,
+}
+_OTHER_NAMES = {
+    "vocab_size": VOCAB_SIZE,
+    "d_model": 32,
+    "max_position_embeddings": MAX_POSITIONS,
+    "initializer_range": 0.3,
+    "pad_token_id": PAD_ID,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "num_labels": NUM_LABELS,
+}
+
 ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", _GPT2),
     "opt": ("opt", _SIZES | {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.3}),
@@ -100,7 +117,13 @@ ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("mixtral", _GROUPED | {"num_local_experts": 4}),
     "bloom": ("bloom", {k: v for k, v in _GPT2.items() if k not in ("n_embd", "n_positions")} | {"hidden_size": 32}),
     "falcon": ("falcon", _SIZES),
+    "falcon-new": ("falcon", _SIZES | {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon-rw": ("falcon", _SIZES | {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}),
+    "mpt": ("mpt", _OTHER_NAMES | {"n_layers": 3, "n_heads": 4, "max_seq_len": MAX_POSITIONS}),
     "gptj": ("gptj", _GPT2 | {"rotary_dim": 4}),
+    "codegen": ("codegen", _GPT2 | {"rotary_dim": 4}),
+    "gpt-neo": ("gpt_neo", _GPT_NEO),
+    "xglm": ("xglm", _OTHER_NAMES | {"num_layers": 3, "attention_heads": 4, "ffn_dim": 64, "init_std": 0.3}),
     "stablelm": ("stablelm", _GROUPED),
     "bert": ("bert", _SIZES),
     "roberta": ("roberta", _SIZES),
@@ -119,7 +142,10 @@ ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "ernie": ("ernie", _SIZES),
     "distilbert": ("distilbert", _SIZES | {"hidden_dim": 64}),
     "modernbert": ("modernbert", _SIZES | {"local_attention": 8, "cls_token_id": 0, "sep_token_id": 2}),
-    "roformer": ("roformer", _SIZES),
+    "roformer": ("roformer", _SIZES | {"embedding_size": 16}),
+    "megatron-bert": ("megatron-bert", _SIZES),
+    "rembert": ("rembert", _SIZES | {"input_embedding_size": 32, "output_embedding_size": 24}),
+    "big-bird": ("big_bird", _SIZES),
     "t5": ("t5", _T5),
     "t5-gated": ("t5", _GATED | {"d_kv": 16, "num_layers": 4}),  # heads that do not sum to the hidden size
     "umt5": ("umt5", _GATED | {"num_layers": 4, "num_decoder_layers": 2}),

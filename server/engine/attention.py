@@ -80,6 +80,7 @@ def _rules(
     sinks = keywords.pop("s_aux", None)
     bias = keywords.pop("position_bias", None)
     row_bias = keywords.pop("row_bias", None)
+    place_bias = keywords.pop("place_bias", None)
     dropout = keywords.pop("dropout", 0.0)
     keywords.pop("is_causal", None)  # the plan knows
     unknown = sorted(name for name, given in keywords.items() if given is not None and name not in HARMLESS)
@@ -95,6 +96,7 @@ def _rules(
         sinks=sinks,
         bias=bias,
         row_bias=row_bias,
+        place_bias=place_bias,
     )
 
 
@@ -119,7 +121,7 @@ def _fresh(
         # Without a mask a causal group has no prefix, or a single query that sees every key.
         out = attend_fused(q, k, v, mask, rules.scaling, plan.is_causal and group.num_tokens > 1)
     else:
-        out = attend_explicit(q, k, v, _explicit_mask(plan, group, mask, q), _sliced(rules, group))
+        out = attend_explicit(q, k, v, _explicit_mask(plan, group, mask, q), _biased(plan, index, group, rules))
     return out.transpose(1, 2).flatten(0, 1)
 
 
@@ -152,7 +154,7 @@ def _decode(
     else:
         if rules.bias is not None or rules.row_bias is not None:
             raise BackboneRefusedError("a position bias is honoured only for rows without a past")
-        out = attend_explicit(q.unsqueeze(2), keys, values, mask, rules)
+        out = attend_explicit(q.unsqueeze(2), keys, values, mask, _by_place(plan, index, rules))
     return out.reshape(q.shape)
 
 
@@ -168,6 +170,14 @@ def _explicit_mask(
         return mask
     shape = (group.num_tokens, group.num_tokens)
     return torch.full(shape, float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
+
+
+def _by_place(plan: StepPlan, index: int, rules: LayerRules) -> LayerRules:
+    return rules if rules.place_bias is None else replace(rules, bias=plan.bias(index, rules.place_bias))
+
+
+def _biased(plan: StepPlan, index: int, group: FreshGroup, rules: LayerRules) -> LayerRules:
+    return _sliced(rules, group) if rules.place_bias is None else _by_place(plan, index, rules)
 
 
 def _sliced(rules: LayerRules, group: FreshGroup) -> LayerRules:

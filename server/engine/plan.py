@@ -12,6 +12,7 @@ from itertools import accumulate
 
 import torch
 
+from server.engine.kernels.scores import PlaceBias
 from server.engine.kv import SlotPool
 from server.engine.prefixes import Prefix, StepPrefixes, gather_prefixes
 
@@ -80,6 +81,7 @@ class StepPlan:
     observe: KeyObserver | None = None  # told (layer, key, value) of every call; for probes
     num_calls: int = 0  # attention calls so far in this forward pass: the index of the next layer
     _masks: dict[tuple[int, int | None], torch.Tensor | None] = field(default_factory=dict)
+    _biases: dict[tuple[int, PlaceBias], torch.Tensor] = field(default_factory=dict)
 
     def mask(self, index: int, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
         """Return what group `index` adds to its scores under a window, or None for nothing at all.
@@ -91,6 +93,16 @@ class StepPlan:
         if known not in self._masks:
             self._masks[known] = self._build(self.groups[index], window, dtype)
         return self._masks[known]
+
+    def bias(self, index: int, by_place: PlaceBias) -> torch.Tensor:
+        """Return what is added to group `index`'s scores; computed once for all layers that share `by_place`.
+
+        Fresh: [query heads, num_tokens, num_prefix + num_tokens]. Decode: [num_rows, query heads, 1, width].
+        """
+        known = (index, by_place)
+        if known not in self._biases:
+            self._biases[known] = by_place(*_places(self.groups[index], self.token_ids.device))
+        return self._biases[known]
 
     def _build(self, group: Group, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
         if isinstance(group, DecodeGroup):
@@ -179,9 +191,17 @@ def _needs_mask(group: FreshGroup, window: int | None, is_causal: bool) -> bool:
     return not in_window or (is_causal and group.num_prefix > 0 and group.num_tokens > 1)
 
 
-def _fresh_visible(group: FreshGroup, window: int | None, is_causal: bool, device: torch.device) -> torch.Tensor:
+def _places(group: Group, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where a group's queries and keys stand in their rows; see PlaceBias."""
+    if isinstance(group, DecodeGroup):
+        return group.lengths[:, None, None], torch.arange(group.width, device=device)[None, None]
     keys = torch.arange(group.num_prefix + group.num_tokens, device=device)
-    distance = keys[group.num_prefix :, None] - keys[None, :]  # query minus key; a prefix key is position 0..n-1
+    return keys[group.num_prefix :, None], keys[None]
+
+
+def _fresh_visible(group: FreshGroup, window: int | None, is_causal: bool, device: torch.device) -> torch.Tensor:
+    queries, keys = _places(group, device)
+    distance = queries - keys  # a prefix key is position 0..n-1
     visible = distance >= 0 if is_causal else torch.ones_like(distance, dtype=torch.bool)
     if window is not None:
         visible = visible & (distance < window) & (distance > -window)

@@ -128,6 +128,10 @@ def _said(arch: str, peft_type: str, task_type: str) -> dict[str, Any]:
     config = tiny_config(arch)
     if arch == "distilbert":
         return {"num_layers": config.n_layers, "token_dim": config.dim, "num_attention_heads": config.n_heads}
+    if arch == "mpt":
+        return {"num_layers": config.n_layers, "token_dim": config.d_model, "num_attention_heads": config.n_heads}
+    if arch == "falcon" and peft_type.startswith(PREFIXES):  # one head of keys for all, which PEFT does not find out
+        return {"num_attention_heads": 1, "token_dim": config.head_dim}
     if arch == "albert" and peft_type.startswith(PREFIXES):
         return {"token_dim": config.hidden_size}
     if arch.startswith("deberta") and task_type == "SEQ_CLS":

@@ -122,5 +122,7 @@ def openprompt_templates(arch: str, backbone: Path) -> Iterator[Case]:
 def plain_model(arch: str, backbone: Path) -> PreTrainedModel:
     """Return the model of a directory, with its LM head."""
     auto = AutoModelForCausalLM if arch in DECODERS else AutoModelForMaskedLM
-    model: PreTrainedModel = auto.from_pretrained(backbone, attn_implementation="eager").eval()
+    # Falcon's eager attention adds ALiBi twice.
+    implementation = "sdpa" if arch.startswith("falcon") else "eager"
+    model: PreTrainedModel = auto.from_pretrained(backbone, attn_implementation=implementation).eval()
     return model

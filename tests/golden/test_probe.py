@@ -85,16 +85,43 @@ SERVED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
     "deberta-v3": lambda: (t.DebertaV2ForMaskedLM, t.DebertaV2Config(**DENSE, **BUCKETS, legacy=False)),
     "mpnet": lambda: (t.MPNetForMaskedLM, t.MPNetConfig()),
     "modernbert": lambda: (t.ModernBertForMaskedLM, t.ModernBertConfig(**DENSE)),
+    "bloom": lambda: (t.BloomForCausalLM, t.BloomConfig()),
+    "bloom-before-norm": lambda: (t.BloomModel, t.BloomConfig(apply_residual_connection_post_layernorm=True)),
+    "falcon": lambda: (t.FalconForCausalLM, t.FalconConfig()),
+    "falcon-40b": lambda: (t.FalconForCausalLM, t.FalconConfig(new_decoder_architecture=True, num_kv_heads=8)),
+    "falcon-11b": lambda: (
+        t.FalconForCausalLM,
+        t.FalconConfig(new_decoder_architecture=True, num_kv_heads=8, num_ln_in_parallel_attn=1),
+    ),
+    "falcon-rw": lambda: (
+        t.FalconForCausalLM,
+        t.FalconConfig(alibi=True, multi_query=False, parallel_attn=False, bias=True),
+    ),
+    "mpt": lambda: (t.MptForCausalLM, t.MptConfig()),
+    "mpt-clipped": lambda: (t.MptForCausalLM, t.MptConfig(attn_config={"clip_qkv": 0.1, "softmax_scale": 0.2})),
+    "gptj": lambda: (t.GPTJForCausalLM, t.GPTJConfig()),
+    "codegen": lambda: (t.CodeGenForCausalLM, t.CodeGenConfig()),
+    "gpt-neo": lambda: (t.GPTNeoForCausalLM, t.GPTNeoConfig()),
+    "xglm": lambda: (t.XGLMForCausalLM, t.XGLMConfig()),
+    "stablelm": lambda: (t.StableLmForCausalLM, t.StableLmConfig()),
+    "stablelm-2": lambda: (
+        t.StableLmForCausalLM,
+        t.StableLmConfig(use_qkv_bias=True, qk_layernorm=True, use_parallel_residual=True),
+    ),
+    "roformer": lambda: (t.RoFormerForMaskedLM, t.RoFormerConfig()),
+    "megatron-bert": lambda: (t.MegatronBertForMaskedLM, t.MegatronBertConfig()),
+    "rembert": lambda: (t.RemBertForMaskedLM, t.RemBertConfig()),
+    "big-bird": lambda: (t.BigBirdForMaskedLM, t.BigBirdConfig()),
 }
 REFUSED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
-    "gptj": lambda: (t.GPTJForCausalLM, t.GPTJConfig()),
-    "falcon": lambda: (t.FalconForCausalLM, t.FalconConfig()),
     "deberta": lambda: (t.DebertaModel, t.DebertaConfig(talking_head=True)),
+    "mpt": lambda: (t.MptModel, t.MptConfig(attn_config={"qk_ln": True})),
+    "openai-gpt": lambda: (t.OpenAIGPTLMHeadModel, t.OpenAIGPTConfig()),
 }
 CONFIGS_REFUSED: dict[str, tuple[Callable[[], t.PretrainedConfig], str]] = {
     "llama4": (lambda: t.Llama4TextConfig(), "layers of type chunked_attention"),
     "t5": (lambda: t.T5Config(), "encoder-decoder"),
-    "bloom": (lambda: t.BloomConfig(), "no max_position_embeddings"),
+    "mamba": (lambda: t.MambaConfig(), "no max_position_embeddings"),
     "gemma3n": (lambda: t.Gemma3nTextConfig(), "every layer its own input embeddings"),
     "strange-rope": (lambda: t.LlamaConfig(**GROUPED, **rope("spiral")), "rotates by 'spiral'"),
 }
@@ -139,6 +166,10 @@ def test_length_dependent_rotation_is_capped_at_its_original_length() -> None:
         ("sliding_window", "phi3"),
         ("row_bias", "deberta-v3"),
         ("row_bias", "mpnet"),
+        ("place_bias", "bloom"),
+        ("place_bias", "falcon-rw"),
+        ("place_bias", "mpt"),
+        ("sliding_window", "gpt-neo"),
     ],
 )
 def test_the_probe_notices_a_forgotten_rule(keyword: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +178,19 @@ def test_the_probe_notices_a_forgotten_rule(keyword: str, name: str, monkeypatch
     model_class, config = SERVED[name]()
     with pytest.raises(BackboneRefusedError, match="differently in a packed step"):
         probe(config, model_class)
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [(t.BloomConfig(), 2048), (t.BloomConfig(seq_length=512), 512), (t.MptConfig(max_seq_len=64), 64)],
+)
+def test_alibi_is_capped_at_what_the_model_was_made_for(config: t.PretrainedConfig, longest: int) -> None:
+    assert max_positions(config, 0) == longest
+
+
+def test_big_bird_is_capped_where_it_would_leave_tokens_out() -> None:
+    assert max_positions(t.BigBirdConfig(), 0) == 704
+    assert max_positions(t.BigBirdConfig(attention_type="original_full"), 0) == 4096
 
 
 def attend_with(**keywords: Any) -> None:

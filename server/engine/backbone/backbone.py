@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import PretrainedConfig
 
 from server.engine.backbone.adapters import body_of
 from server.engine.backbone.gates import max_positions
@@ -104,7 +105,7 @@ def _shape(parts: BackboneParts, embeddings: nn.Embedding) -> BackboneShape:
     return BackboneShape(
         num_layers=int(config.num_hidden_layers),
         num_heads=heads,
-        num_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        num_kv_heads=_num_kv_heads(config),
         head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         hidden_size=int(config.hidden_size),
         embedding_size=int(embeddings.weight.shape[1]),
@@ -116,12 +117,19 @@ def _shape(parts: BackboneParts, embeddings: nn.Embedding) -> BackboneShape:
     )
 
 
+def _num_kv_heads(config: PretrainedConfig) -> int:
+    """Return how many heads keys have when our attention gets them."""
+    if config.model_type == "falcon":  # its new decoder architecture repeats keys for every query head before that
+        return 1 if config.multi_query and not config.new_decoder_architecture else int(config.num_attention_heads)
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
 def _eos_token_ids(parts: BackboneParts) -> frozenset[int]:
     """Return the tokens that end a text, as the model's own generation config says."""
     generation = getattr(parts.model, "generation_config", None)
     given = generation.eos_token_id if generation is not None else None
     if given is None:
-        given = parts.config.eos_token_id
+        given = getattr(parts.config, "eos_token_id", None)
     return frozenset(given if isinstance(given, list) else [] if given is None else [given])
 
 

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 EXACT_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
+_BLOOM_POSITIONS = 2048  # what every BLOOM was trained on; only the largest one's config says so
 
 
 def config_faults(config: PretrainedConfig) -> tuple[str, ...]:
@@ -23,12 +24,29 @@ def max_positions(config: PretrainedConfig, position_base: int) -> int:
     Dynamic and longrope rotations read the largest position of the whole step, so a long neighbour would change a short
     row. Below the original length neither does anything: the length is capped there.
     """
-    limits = [int(config.max_position_embeddings) - position_base]
+    limit = _position_limit(config)
+    assert limit is not None, "such a config is refused"
+    limits = [limit - position_base]
     for rope in _ropes(config):
         if rope.get("rope_type") in LENGTH_DEPENDENT_ROPE:
             original = rope.get("original_max_position_embeddings")
             limits.append(int(original or getattr(config, "original_max_position_embeddings", None) or limits[0]))
     return min(limits)
+
+
+def _position_limit(config: PretrainedConfig) -> int | None:
+    """Return how many positions the model was made for; ALiBi's configs have names of their own for it."""
+    match config.model_type:
+        case "bloom":
+            return int(getattr(config, "seq_length", None) or _BLOOM_POSITIONS)
+        case "mpt":
+            return int(config.max_seq_len)
+        case "big_bird" if config.attention_type == "block_sparse":
+            # Longer rows see only some of their tokens; up to here the model itself lets every token see every token.
+            all_seen = (5 + 2 * config.num_random_blocks) * config.block_size
+            return min(int(config.max_position_embeddings), int(all_seen))
+    limit = getattr(config, "max_position_embeddings", None)
+    return None if limit is None else int(limit)
 
 
 def _faults(config: PretrainedConfig) -> Iterator[str]:
@@ -37,7 +55,7 @@ def _faults(config: PretrainedConfig) -> Iterator[str]:
         yield f"{kind} is an encoder-decoder; softmux serves decoders and encoders"
     if getattr(config, "text_config", None) is not None:
         yield f"{kind} wraps a text model in others; point --backbone at the text model alone"
-    if getattr(config, "max_position_embeddings", None) is None:
+    if _position_limit(config) is None:
         yield f"{kind} has no max_position_embeddings: its positions are not packed"
     if getattr(config, "hidden_size_per_layer_input", None):
         yield f"{kind} feeds every layer its own input embeddings, which soft prompts do not have"

@@ -91,7 +91,8 @@ def assemble(
     if pooler is not None:
         base.pooler = None
     if isinstance(pooler, nn.Linear):
-        pooler = _LinearPooler(pooler, base.pooler_activation)
+        is_albert = hasattr(base, "pooler_activation")
+        pooler = _LinearPooler(pooler, base.pooler_activation if is_albert else base.activation)
     if base is not model and _head_is_missing(model, missing):
         model = base
     return BackboneParts(
@@ -104,7 +105,7 @@ def assemble(
 
 
 class _LinearPooler(nn.Module):
-    """ALBERT's pooler, which its model picks the token for and activates outside; here like everybody's."""
+    """ALBERT's pooler, which its model picks the token for and activates outside, and BigBird's; here like everybody's."""
 
     def __init__(self, linear: nn.Linear, activation: nn.Module) -> None:
         super().__init__()

@@ -72,7 +72,8 @@ def _twins(config: PretrainedConfig, model_class: type[PreTrainedModel]) -> tupl
         torch.manual_seed(0)
         small = shrink(config)
         small.dtype = torch.float32
-        small._attn_implementation = "eager"
+        # Falcon's own eager attention adds ALiBi twice; what it is trained and used with adds it once.
+        small._attn_implementation = "sdpa" if config.model_type == "falcon" else "eager"
         eager = model_class(small).float().eval()
         for name, parameter in eager.named_parameters():
             # Zero at first, all of them: a forgotten one would not show.

@@ -21,14 +21,16 @@ _SIZES: dict[str, Any] = {
     "word_embed_proj_dim": 16, "max_position_embeddings": POSITIONS, "moe_intermediate_size": 32,
     "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "shared_expert_intermediate_size": 32,
     "initializer_range": 0.3, "init_std": 0.3, "sliding_window": WINDOW, "attention_dropout": 0.0,
-    "max_window_layers": 2, "vocab_size_per_layer_input": VOCAB,
+    "max_window_layers": 2, "vocab_size_per_layer_input": VOCAB, "max_seq_len": POSITIONS, "seq_length": POSITIONS,
+    "window_size": WINDOW, "rotary_dim": HEAD_DIM // 2, "ffn_hidden_size": 64, "n_inner": 64,
+    "input_embedding_size": 16, "output_embedding_size": 24,
 }  # fmt: skip
 
 
 def shrink(config: PretrainedConfig) -> PretrainedConfig:
     """Return a small copy on which wrong attention shows as errors of the order of the logits."""
     small = copy.deepcopy(config)
-    kinds = list(dict.fromkeys(getattr(config, "layer_types", None) or ()))
+    kinds = list(dict.fromkeys(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or ()))
     for name, size in _SIZES.items():
         if getattr(config, name, None) is not None:
             with contextlib.suppress(AttributeError):  # a size that this config derives from others
@@ -45,6 +47,8 @@ def _shrink_groups(config: PretrainedConfig, small: PretrainedConfig) -> None:
     kv_heads = getattr(config, "num_key_value_heads", None)
     if kv_heads is not None:
         small.num_key_value_heads = HEADS if kv_heads == config.num_attention_heads else min(kv_heads, 2)
+    if getattr(config, "num_kv_heads", None):  # Falcon's name for it
+        small.num_kv_heads = HEADS if config.num_kv_heads == config.num_attention_heads else min(config.num_kv_heads, 2)
 
 
 def _shrink_distances(small: PretrainedConfig) -> None:
@@ -56,7 +60,10 @@ def _shrink_distances(small: PretrainedConfig) -> None:
 
 def _shrink_depth(small: PretrainedConfig, kinds: Sequence[str]) -> None:
     small.num_hidden_layers = 2 * max(len(kinds), 1)
-    if kinds:
+    if getattr(small, "attention_layers", None):  # GPT-Neo's name for it
+        small.attention_types = [[kinds, 2]]
+        small.attention_layers = [*kinds, *kinds]
+    elif kinds:
         small.layer_types = [*kinds, *kinds]
 
 

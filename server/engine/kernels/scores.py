@@ -15,6 +15,10 @@ RowBias = Callable[[int, int, int], torch.Tensor]
 """From where equally long rows start, how many there are and the tokens of each, to what is added between the tokens
 of a row: [rows, query heads, tokens, tokens]. A key of a soft prompt gets nothing."""
 
+PlaceBias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From the places of queries [.., queries, 1] and of keys [.., 1, keys] in their rows to what is added to their
+scores: [.., query heads, queries, keys]. A row begins with the keys of its soft prompt, from place 0 on."""
+
 
 @dataclass(frozen=True, slots=True)
 class LayerRules:
@@ -26,11 +30,13 @@ class LayerRules:
     sinks: torch.Tensor | None = None  # [query heads] one extra logit a head that takes mass and gives nothing
     bias: torch.Tensor | None = None  # [1, query heads, T, T] over the packed sequence (T5 encoders)
     row_bias: RowBias | None = None  # the same by row, so that no row pays for its neighbours' length (DeBERTa, MPNet)
+    place_bias: PlaceBias | None = None  # by place alone, so that prefixes and a row's past have theirs (ALiBi)
 
     @property
     def is_plain(self) -> bool:
         """Whether torch's fused attention can serve this layer."""
-        return self.softcap is None and self.sinks is None and self.bias is None and self.row_bias is None
+        has_bias = self.bias is not None or self.row_bias is not None or self.place_bias is not None
+        return self.softcap is None and self.sinks is None and not has_bias
 
 
 def attend_fused(
