@@ -142,7 +142,7 @@ ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "ernie": ("ernie", _SIZES),
     "distilbert": ("distilbert", _SIZES | {"hidden_dim": 64}),
     "modernbert": ("modernbert", _SIZES | {"local_attention": 8, "cls_token_id": 0, "sep_token_id": 2}),
-    "roformer": ("roformer", _SIZES | {"embedding_size": 16}),
+    "roformer": ("roformer", _SIZES),
     "megatron-bert": ("megatron-bert", _SIZES),
     "rembert": ("rembert", _SIZES | {"input_embedding_size": 32, "output_embedding_size": 24}),
     "big-bird": ("big_bird", _SIZES),

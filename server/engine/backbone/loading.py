@@ -105,7 +105,7 @@ def assemble(
 
 
 class _LinearPooler(nn.Module):
-    """ALBERT's pooler, which its model picks the token for and activates outside, and BigBird's; here like everybody's."""
+    """The pooler of ALBERT and BigBird, which pick the token and activate it outside; here like everybody's."""
 
     def __init__(self, linear: nn.Linear, activation: nn.Module) -> None:
         super().__init__()
