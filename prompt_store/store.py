@@ -30,6 +30,7 @@ class VersionRecord:
     checks: tuple[str, ...] = ()  # what a user should know: "weights unverified: ...", "labels invented: ..."
     description: str = ""
     quarantined: str | None = None  # the reason, once it may take no traffic
+    is_untried: bool = False  # brought by an import: whoever loads it first tries it before it serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,39 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class RollbackRule:
+    """When the new versions of an alias are taken back unasked: too many of a replica's answers were spoiled.
+
+    Rates are shares in (0, 1] of the answers within the window that a version spoiled itself; None: not watched.
+    """
+
+    max_error_rate: float | None = None  # of any such error, non-finite answers included
+    max_nonfinite_rate: float | None = None
+    window_s: float = 60.0
+    min_requests: int = 20  # fewer answers say nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A rollback rule at work, and the state that the alias goes back to."""
+
+    rule: RollbackRule
+    to_serial: int
+    targets: tuple[Target, ...]  # of that state
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What may go with a move of an alias besides where it points."""
+
+    rule: RollbackRule | None = None
+    reason: str = ""
+
+
+NO_TERMS = Terms()
+
+
+@dataclass(frozen=True, slots=True)
 class AliasState:
     """Where an alias points, as of its `serial`-th move. Serials start at 1 and grow by one."""
 
@@ -49,6 +83,18 @@ class AliasState:
     serial: int
     actor: str
     moved_at: float  # seconds since the epoch
+    reason: str = ""
+    guard: Guard | None = None
+
+    def watched(self) -> frozenset[Version]:
+        """Return the versions that a rollback rule would take back."""
+        if self.guard is None:
+            return frozenset()
+        return frozenset(t.version for t in self.targets) - {t.version for t in self.guard.targets}
+
+    def needed(self) -> frozenset[Version]:
+        """Return the versions that must stay: those it points to, and those it may be taken back to."""
+        return frozenset(t.version for t in (*self.targets, *(self.guard.targets if self.guard else ())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +171,18 @@ class PromptStore(Protocol):
         ...
 
     async def move(
-        self, task: TaskName, alias: Alias, targets: tuple[Target, ...], if_serial: int | None, actor: str
+        self,
+        task: TaskName,
+        alias: Alias,
+        targets: tuple[Target, ...],
+        if_serial: int | None,
+        actor: str,
+        terms: Terms = NO_TERMS,
     ) -> AliasState:
         """Point an alias at `targets`, creating it at serial 1.
 
-        `if_serial` is the serial the caller saw (0: the alias must be new).
+        `if_serial` is the serial the caller saw (0: the alias must be new). A rule in `terms` guards the new versions:
+        those that the alias did not have before it was first moved with a rule. A move without one ends that.
         Raises SerialConflictError, TaskNotFoundError, VersionNotFoundError, ConflictError (a target is quarantined).
         """
         ...
@@ -154,7 +207,7 @@ class PromptStore(Protocol):
         ...
 
     async def delete_version(self, task: TaskName, version: Version) -> None:
-        """Forget a version. Raises VersionNotFoundError, ConflictError while an alias points to it."""
+        """Forget a version. Raises VersionNotFoundError, ConflictError while an alias points, or may go back, to it."""
         ...
 
     async def delete_task(self, task: TaskName, force: bool = False) -> None:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from prompt_store.errors import SoftmuxError, StoreError, TaskNotFoundError
 from prompt_store.refs import Alias, TaskName, Version
-from prompt_store.store import AliasState, PromptStore, Target, TaskRecord
+from prompt_store.store import NO_TERMS, AliasState, PromptStore, Target, TaskRecord, Terms
 from server.records import Records, servable_version
 from server.residents import Residents
 from server.serving import ServingTable
@@ -32,13 +32,19 @@ class AliasMoves:
         self._locks: WeakValueDictionary[TaskName, asyncio.Lock] = WeakValueDictionary()
 
     async def move(
-        self, task: TaskName, alias: Alias, targets: tuple[Target, ...], if_serial: int | None, actor: str
+        self,
+        task: TaskName,
+        alias: Alias,
+        targets: tuple[Target, ...],
+        if_serial: int | None,
+        actor: str,
+        terms: Terms = NO_TERMS,
     ) -> AliasState:
         """Make the targets resident, move the alias in the store, and serve them. Raises like PromptStore.move."""
         async with self._lock(task):
             await self._require(task, targets)
             async with self._resident(task, targets):
-                return await self._serve(task, await self._store.move(task, alias, targets, if_serial, actor))
+                return await self._serve(task, await self._store.move(task, alias, targets, if_serial, actor, terms))
 
     async def rollback(self, task: TaskName, alias: Alias, to_serial: int | None, actor: str) -> AliasState:
         """Make the past state's targets resident, roll back in the store, serve. Raises like PromptStore.rollback."""

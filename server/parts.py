@@ -17,7 +17,8 @@ from server.metered_engine import MeteredEngine
 from server.publishing import Publisher, PublishSettings
 from server.settings import Limits, Settings
 from server.tasks import Tasks
-from server.telemetry.metrics import Metrics, StepMetrics
+from server.tasks_observer import UNOBSERVED, TasksObserver
+from server.telemetry.metrics import Metrics, StepMetrics, TasksMetrics
 
 
 @asynccontextmanager
@@ -30,7 +31,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Part
         )
         engine.start(asyncio.get_running_loop())
         try:
-            async with put_together(settings, store, MeteredEngine(engine, metrics)) as parts:
+            async with put_together(settings, store, MeteredEngine(engine, metrics), TasksMetrics(metrics)) as parts:
                 yield parts
         finally:
             await engine.close()
@@ -39,9 +40,11 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Part
 
 
 @asynccontextmanager
-async def put_together(settings: Settings, store: PromptStore, engine: ServedEngine) -> AsyncIterator[Parts]:
+async def put_together(
+    settings: Settings, store: PromptStore, engine: ServedEngine, observer: TasksObserver = UNOBSERVED
+) -> AsyncIterator[Parts]:
     """Build the parts between store and engine, following the store while they are open."""
-    tasks = Tasks(store, engine)
+    tasks = Tasks(store, engine, observer=observer)
     inference = InferenceService(engine, tasks, inference_settings(settings.limits))
     publisher = Publisher(store, engine, tasks, inference, PublishSettings(**settings.quotas.model_dump()))
     await tasks.start()

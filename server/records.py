@@ -38,6 +38,11 @@ class Records:
         """Return the record as last read."""
         return self._known.get(task)
 
+    def quarantined(self, task: TaskName) -> frozenset[Version]:
+        """Return the versions of a task that take no traffic, as last read."""
+        record = self._known.get(task)
+        return frozenset(v.version for v in record.versions if v.quarantined) if record else frozenset()
+
     async def get(self, task: TaskName) -> TaskRecord:
         """Return the record, reading it once however many ask. Raises TaskNotFoundError, StoreError."""
         if task in self._known:

@@ -88,6 +88,7 @@ class Settings(BaseSettings):
     # After SIGTERM, to go on serving with a red /readyz: behind a proxy as long as it may take to look.
     shutdown_delay_s: Annotated[float, Field(ge=0)] = 0.0
     shutdown_timeout_s: Count = 30  # then, for what is inside; then it gets an error
+    sticky_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] = "X-Softmux-Sticky"
     num_task_series: Annotated[int, Field(ge=0)] = 50
     limits: Limits = Limits()
     engine: EngineLimits = EngineLimits()

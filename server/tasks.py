@@ -11,18 +11,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from prompt_store.artifact import Artifact
-from prompt_store.errors import AliasNotFoundError, StoreError
+from prompt_store.errors import AliasNotFoundError, SoftmuxError, StoreError
 from prompt_store.refs import Alias, TaskName, TaskRef, Version
-from prompt_store.store import AliasState, PromptStore, Target, TaskRecord
+from prompt_store.store import NO_TERMS, AliasState, PromptStore, Target, TaskRecord, Terms
 from server.alias_moves import AliasMoves
 from server.follower import StoreFollower
+from server.guards import Guards, GuardSettings
 from server.records import Records
 from server.residents import Residents, ResidentSettings
 from server.servable import ServableMaker
 from server.serving import Serving, ServingTable, pick, sticky_point
 from server.serving_engine import ServingEngine
 from server.task_lease import TaskLease
+from server.tasks_observer import UNOBSERVED, TasksObserver
 from server.text.tokens import TextTokenizer
+from server.verdicts import Verdict, verdict_of
 
 __all__ = ["Serving", "TaskLease", "Tasks", "TasksSettings"]
 
@@ -36,6 +39,7 @@ class TasksSettings:
     poll_interval_s: float = 1.0
     max_strikes: int = 3  # non-finite answers before a version is quarantined
     residents: ResidentSettings = field(default_factory=ResidentSettings)
+    guards: GuardSettings = field(default_factory=GuardSettings)
 
 
 class Tasks:
@@ -47,6 +51,7 @@ class Tasks:
         engine: ServingEngine,
         settings: TasksSettings = TasksSettings(),
         clock: Callable[[], float] = time.monotonic,
+        observer: TasksObserver = UNOBSERVED,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -56,6 +61,7 @@ class Tasks:
         self._records = Records(store, self._gone)
         self._table = ServingTable()
         self._moves = AliasMoves(store, self._records, self._residents, self._table)
+        self._guards = Guards(self._moves, settings.guards, clock, observer.rolled_back)
         self._follower = StoreFollower(store, self._moves, settings.poll_interval_s, clock)
         self._following: asyncio.Task[None] | None = None
         self._strikes: Counter[tuple[TaskName, Version]] = Counter()
@@ -71,6 +77,7 @@ class Tasks:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
             self._following = None
+        await self._guards.close()
         await self._residents.close()
 
     async def lease(self, ref: TaskRef, sticky: str | None = None) -> TaskLease:
@@ -79,10 +86,22 @@ class Tasks:
         Raises TaskNotFoundError, AliasNotFoundError, VersionNotFoundError, ConflictError (quarantined), StoreError,
         ArtifactError, EngineError.
         """
-        version = ref.version or await self._pick(ref, sticky)
-        await self._records.require(ref.task, version)
-        servable, engine_lease = await self._residents.hold(ref.task, version)
-        return TaskLease(ref, servable, engine_lease)
+        state = None if ref.version else await self._state(ref)
+        version = self._pick(ref, state, sticky) if state else Version(ref.target)
+        try:
+            await self._records.require(ref.task, version)
+            servable, engine_lease = await self._residents.hold(ref.task, version)
+        except SoftmuxError as error:
+            self._judge(ref.task, state, version, verdict_of(error))
+            raise
+        return TaskLease(ref, servable, engine_lease, state)
+
+    async def note(self, lease: TaskLease, error: SoftmuxError | None) -> None:
+        """Hold an answer for or against the version that gave it; `error` is how it ended, None: in order."""
+        verdict = verdict_of(error)
+        self._judge(lease.task, lease.state, lease.version, verdict)
+        if verdict is Verdict.NONFINITE:
+            await self.strike(lease.task, lease.version)
 
     async def strike(self, task: TaskName, version: Version) -> None:
         """Count a non-finite answer; at the third one the version is quarantined and takes no more traffic."""
@@ -93,6 +112,8 @@ class Tasks:
         log.error("version is quarantined", extra={"task": str(task), "version": version})
         try:
             await self._store.quarantine(task, version, reason)
+            for serving in self._table.of(task).values():
+                self._guards.note_quarantine(task, serving.state, version)
             await self._records.refresh(task)
         except StoreError as error:
             log.warning("the quarantine could not be stored", extra={"task": str(task)}, exc_info=error)
@@ -114,10 +135,16 @@ class Tasks:
         return self._follower.stale_s()
 
     async def move(
-        self, task: TaskName, alias: Alias, targets: tuple[Target, ...], if_serial: int | None, actor: str
+        self,
+        task: TaskName,
+        alias: Alias,
+        targets: tuple[Target, ...],
+        if_serial: int | None,
+        actor: str,
+        terms: Terms = NO_TERMS,
     ) -> AliasState:
         """Make the targets resident, move the alias in the store, and serve them. Raises like PromptStore.move."""
-        return await self._moves.move(task, alias, targets, if_serial, actor)
+        return await self._moves.move(task, alias, targets, if_serial, actor, terms)
 
     async def rollback(self, task: TaskName, alias: Alias, to_serial: int | None, actor: str) -> AliasState:
         """Move the alias back, resident first. Raises like PromptStore.rollback."""
@@ -169,11 +196,24 @@ class Tasks:
         await self._records.require(task, version)
         self._engine.unpin(task, version)
 
-    async def _pick(self, ref: TaskRef, sticky: str | None) -> Version:
-        state = self._table.get(ref.task, Alias(ref.target)) or await self._first_state(ref)
+    async def _state(self, ref: TaskRef) -> AliasState:
+        return self._table.get(ref.task, Alias(ref.target)) or await self._first_state(ref)
+
+    def _pick(self, ref: TaskRef, state: AliasState, sticky: str | None) -> Version:
+        targets = state.targets
+        if len(targets) > 1 or state.guard:
+            quarantined = self._records.quarantined(ref.task)
+            for version in state.watched() & quarantined:
+                self._guards.note_quarantine(ref.task, state, version)
+            # A quarantined version takes no traffic: the others share it.
+            targets = tuple(t for t in targets if t.weight and t.version not in quarantined) or targets
         # Spreads load, guards nothing.
         point = random.random() if sticky is None else sticky_point(ref, sticky)
-        return pick(state.targets, point)
+        return pick(targets, point)
+
+    def _judge(self, task: TaskName, state: AliasState | None, version: Version, verdict: Verdict | None) -> None:
+        if state is not None and verdict is not None:
+            self._guards.note(task, state, version, verdict)
 
     async def _first_state(self, ref: TaskRef) -> AliasState:
         alias = Alias(ref.target)

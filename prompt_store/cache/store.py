@@ -21,7 +21,18 @@ from prompt_store.disk.layout import blob_parts
 from prompt_store.errors import NotFoundError, StoreError, StoreUnavailableError, TaskNotFoundError
 from prompt_store.refs import Alias, TaskName, Version, parse_name
 from prompt_store.rules.tables import T
-from prompt_store.store import AliasState, Change, PromptStore, Sequence, Target, TaskPage, TaskRecord, VersionRecord
+from prompt_store.store import (
+    NO_TERMS,
+    AliasState,
+    Change,
+    PromptStore,
+    Sequence,
+    Target,
+    TaskPage,
+    TaskRecord,
+    Terms,
+    VersionRecord,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +106,16 @@ class CachedStore(CachedBackup):
         return known
 
     async def move(
-        self, task: TaskName, alias: Alias, targets: tuple[Target, ...], if_serial: int | None, actor: str
+        self,
+        task: TaskName,
+        alias: Alias,
+        targets: tuple[Target, ...],
+        if_serial: int | None,
+        actor: str,
+        terms: Terms = NO_TERMS,
     ) -> AliasState:
         """See `PromptStore.move`."""
-        return await self._change(task, lambda: self._store.move(task, alias, targets, if_serial, actor))
+        return await self._change(task, lambda: self._store.move(task, alias, targets, if_serial, actor, terms))
 
     async def rollback(self, task: TaskName, alias: Alias, to_serial: int | None, actor: str) -> AliasState:
         """See `PromptStore.rollback`."""

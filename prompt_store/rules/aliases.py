@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prompt_store.errors import AliasNotFoundError, ConflictError, SerialConflictError, VersionNotFoundError
 from prompt_store.refs import Alias, Version
-from prompt_store.store import AliasState, Target, TaskRecord
+from prompt_store.store import NO_TERMS, AliasState, Guard, RollbackRule, Target, TaskRecord, Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class Move:
     if_serial: int | None
     actor: str
     at: float  # seconds since the epoch
+    terms: Terms = NO_TERMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ class Rollback:
 def moved(record: TaskRecord, move: Move) -> AliasState:
     """Return the state after `move`.
 
-    Raises SerialConflictError, VersionNotFoundError, ConflictError (a target is quarantined, weights sum to 0).
+    Raises SerialConflictError, VersionNotFoundError, ConflictError (a target is quarantined, weights sum to 0, a rule
+    has nothing to go back to).
     """
     serial = _serial(record, move.alias)
     if move.if_serial is not None and move.if_serial != serial:
@@ -47,11 +49,12 @@ def moved(record: TaskRecord, move: Move) -> AliasState:
         if find_version(record, target.version) is None:
             raise version_not_found(record, target.version)
     _check_servable(record, move.targets)
-    return AliasState(move.alias, move.targets, serial + 1, move.actor, move.at)
+    guard = _guard(record, move, move.terms.rule) if move.terms.rule else None
+    return AliasState(move.alias, move.targets, serial + 1, move.actor, move.at, move.terms.reason, guard)
 
 
 def rolled_back(record: TaskRecord, history: Sequence[AliasState], rollback: Rollback) -> AliasState:
-    """Return the state after `rollback`: a new move to a past state, its weights whole. `history` is oldest first.
+    """Return the state after `rollback`: a new move to a past state, weights and rule whole. `history` is oldest first.
 
     Raises AliasNotFoundError, ConflictError (no such state, or one of its versions was deleted or quarantined).
     """
@@ -59,7 +62,8 @@ def rolled_back(record: TaskRecord, history: Sequence[AliasState], rollback: Rol
         raise alias_not_found(record, rollback.alias)
     past = _past_state(history, rollback.to_serial)
     _check_servable(record, past.targets)
-    return AliasState(rollback.alias, past.targets, history[-1].serial + 1, rollback.actor, rollback.at)
+    serial = history[-1].serial + 1
+    return AliasState(rollback.alias, past.targets, serial, rollback.actor, rollback.at, guard=past.guard)
 
 
 def find_version(record: TaskRecord, version: Version) -> int | None:
@@ -68,8 +72,8 @@ def find_version(record: TaskRecord, version: Version) -> int | None:
 
 
 def aliases_of(record: TaskRecord, version: Version) -> list[Alias]:
-    """Return the aliases that send traffic to `version` now, by name."""
-    return sorted(a for a, state in record.aliases.items() if version in {target.version for target in state.targets})
+    """Return the aliases that send traffic to `version` now, or would be taken back to it by their rule, by name."""
+    return sorted(alias for alias, state in record.aliases.items() if version in state.needed())
 
 
 def version_not_found(record: TaskRecord, version: Version) -> VersionNotFoundError:
@@ -81,6 +85,20 @@ def alias_not_found(record: TaskRecord, alias: Alias) -> AliasNotFoundError:
     """Build the error for an alias that the task does not have."""
     known = ", ".join(sorted(record.aliases)) or "none"
     return AliasNotFoundError(f"task {record.task} has no alias {alias!r}; its aliases: {known}")
+
+
+def _guard(record: TaskRecord, move: Move, rule: RollbackRule) -> Guard:
+    """Watch what is new since the alias was last moved without a rule: a canary keeps its base while it grows."""
+    now = record.aliases.get(move.alias)
+    if now is None:
+        raise ConflictError(f"alias {move.alias!r} is new, so a rollback rule has nothing to go back to; leave it out")
+    base = now.guard or Guard(rule, now.serial, now.targets)
+    if {target.version for target in move.targets} <= {target.version for target in base.targets}:
+        raise ConflictError(
+            f"a rollback rule would watch nothing: alias {move.alias!r} had all of these versions at serial "
+            f"{base.to_serial} already; leave it out"
+        )
+    return replace(base, rule=rule)
 
 
 def _serial(record: TaskRecord, alias: Alias) -> int:

@@ -9,7 +9,18 @@ from prompt_store.rules import copies, names
 from prompt_store.rules.aliases import Move, Rollback
 from prompt_store.rules.feed import ChangeFeed
 from prompt_store.rules.tables import T, Tables, Transactions
-from prompt_store.store import AliasState, Change, Sequence, Target, TaskCopy, TaskPage, TaskRecord, VersionRecord
+from prompt_store.store import (
+    NO_TERMS,
+    AliasState,
+    Change,
+    Sequence,
+    Target,
+    TaskCopy,
+    TaskPage,
+    TaskRecord,
+    Terms,
+    VersionRecord,
+)
 
 
 class NameStore:
@@ -25,10 +36,16 @@ class NameStore:
         return await self._transactions.read(lambda t: names.resolve(t, task))
 
     async def move(
-        self, task: TaskName, alias: Alias, targets: tuple[Target, ...], if_serial: int | None, actor: str
+        self,
+        task: TaskName,
+        alias: Alias,
+        targets: tuple[Target, ...],
+        if_serial: int | None,
+        actor: str,
+        terms: Terms = NO_TERMS,
     ) -> AliasState:
         """See `PromptStore.move`."""
-        wanted = Move(alias, targets, if_serial, actor, self._now())
+        wanted = Move(alias, targets, if_serial, actor, self._now(), terms)
         return await self._write(lambda t: names.move(t, task, wanted))
 
     async def rollback(self, task: TaskName, alias: Alias, to_serial: int | None, actor: str) -> AliasState:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 from prompt_store.refs import Alias, Version
-from prompt_store.store import AliasState, Target, VersionRecord
+from prompt_store.store import AliasState, Guard, RollbackRule, Target, VersionRecord
 
 
 def dump_version(record: VersionRecord) -> str:
     """Write a version's record."""
-    return json.dumps(asdict(record), ensure_ascii=True, separators=(",", ":"))
+    return json.dumps(version_fields(record), ensure_ascii=True, separators=(",", ":"))
+
+
+def version_fields(record: VersionRecord) -> dict[str, Any]:
+    """Return a version's record as JSON has it; what it lacks is left out, so that an older softmux reads it too."""
+    return _without(asdict(record), ("is_untried",))
 
 
 def load_version(text: str) -> VersionRecord:
@@ -22,11 +28,35 @@ def load_version(text: str) -> VersionRecord:
 
 def dump_state(state: AliasState) -> str:
     """Write one state of an alias."""
-    return json.dumps(asdict(state), ensure_ascii=True, separators=(",", ":"))
+    return json.dumps(state_fields(state), ensure_ascii=True, separators=(",", ":"))
+
+
+def state_fields(state: AliasState) -> dict[str, Any]:
+    """Return one state of an alias as JSON has it; what it lacks is left out."""
+    return _without(asdict(state), ("reason", "guard"))
 
 
 def load_state(text: str) -> AliasState:
     """Read what `dump_state` wrote."""
     fields = json.loads(text)
-    targets = tuple(Target(Version(target["version"]), target["weight"]) for target in fields["targets"])
-    return AliasState(Alias(fields["alias"]), targets, fields["serial"], fields["actor"], fields["moved_at"])
+    return AliasState(
+        alias=Alias(fields["alias"]),
+        targets=_targets(fields["targets"]),
+        serial=fields["serial"],
+        actor=fields["actor"],
+        moved_at=fields["moved_at"],
+        reason=fields.get("reason", ""),
+        guard=_guard(fields["guard"]) if fields.get("guard") else None,
+    )
+
+
+def _guard(fields: dict[str, Any]) -> Guard:
+    return Guard(RollbackRule(**fields["rule"]), fields["to_serial"], _targets(fields["targets"]))
+
+
+def _targets(found: list[dict[str, Any]]) -> tuple[Target, ...]:
+    return tuple(Target(Version(target["version"]), target["weight"]) for target in found)
+
+
+def _without(fields: dict[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value or name not in optional}

@@ -12,12 +12,13 @@ from prompt_store.store import AliasState, TaskCopy
 def unused(copy: TaskCopy, before: float) -> tuple[Version, ...]:
     """Return the versions that no alias has named since `before` (seconds since the epoch).
 
-    The newest one stays, and what an alias names now or would name after a rollback; so does what is younger itself.
+    The newest one stays, and what an alias names now or would name after a rollback, its rule's too; so does what is
+    younger itself.
     """
     by_alias: dict[Alias, list[AliasState]] = defaultdict(list)
     for state in sorted(copy.states, key=lambda state: state.serial):
         by_alias[state.alias].append(state)
-    needed = {target.version for states in by_alias.values() for state in states[-2:] for target in state.targets}
+    needed = {version for states in by_alias.values() for state in states[-2:] for version in state.needed()}
     ended = {  # when an alias went on from a state, its versions were named for the last time
         (target.version, following.moved_at)
         for states in by_alias.values()

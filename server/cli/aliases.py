@@ -51,4 +51,16 @@ def draw_alias(task: TaskPath, state: dict[str, Any]) -> Text:
     """Draw one alias after a move."""
     from rich.text import Text
 
-    return Text(f"{task}@{state['alias']} -> {describe_targets(state['targets'])} (serial {state['serial']})")
+    line = f"{task}@{state['alias']} -> {describe_targets(state['targets'])} (serial {state['serial']})"
+    return Text("; ".join([line, *([describe_rule(state["rollback_rule"])] if state.get("rollback_rule") else ())]))
+
+
+def describe_rule(rule: dict[str, Any]) -> str:
+    """Return what a rollback rule does."""
+    limits = {"errors": rule["max_error_rate"], "non-finite answers": rule["max_nonfinite_rate"]}
+    shown = " or ".join(f"{limit:g} {what}" for what, limit in limits.items() if limit is not None)
+    watched = ", ".join(short(version) for version in rule["watched"])
+    return (
+        f"back to serial {rule['to_serial']} when {watched} has over {shown} "
+        f"in {rule['min_requests']} or more answers of {rule['window_s']:g} s"
+    )

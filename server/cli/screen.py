@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ def note(text: str) -> None:
 def short(version: str | None) -> str:
     """Return a version as people read it: enough of the digest to name it again."""
     return version.removeprefix("sha256:")[:12] if version else "-"
+
+
+def when(moment: str) -> str:
+    """Return a moment as the clock on this machine's wall shows it."""
+    return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def size(num_bytes: int | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
 from prompt_store.errors import SoftmuxError
-from server.engine.errors import DeadlineError, NonFiniteError
+from server.engine.errors import DeadlineError
 from server.inference.answer import Answer, DoneEvent, ErrorEvent, InferCall, StreamEvent
 from server.inference.errors import RequestError
 from server.inference.readout import Clocked, read_answer
@@ -76,10 +76,9 @@ class InferenceService:
         finally:
             walk.abort()
 
-    async def note_failure(self, walk: Walk, error: SoftmuxError) -> None:
-        """Hold a non-finite answer against the version that gave it."""
-        if isinstance(error, NonFiniteError):
-            await self._tasks.strike(walk.lease.task, walk.lease.version)
+    async def note(self, walk: Walk, error: SoftmuxError | None) -> None:
+        """Hold an answer for or against the version that gave it."""
+        await self._tasks.note(walk.lease, error)
 
     async def _infer(self, call: InferCall, start: StartLine, budget: RowBudget) -> Answer:
         try:
@@ -89,10 +88,13 @@ class InferenceService:
         try:
             await start.wait()
             walk.submit()
-            return await read_answer(walk, clocked)
-        except NonFiniteError as error:
-            await self.note_failure(walk, error)
+            answer = await read_answer(walk, clocked)
+        except SoftmuxError as error:
+            await self.note(walk, error)
             raise
+        else:
+            await self.note(walk, None)
+            return answer
         finally:
             walk.close()
 
@@ -150,9 +152,11 @@ class AnswerStream:
             async with aclosing(self._walk.pieces()) as pieces:
                 async for event in pieces:
                     yield event
-            yield DoneEvent(await read_answer(self._walk, self._clocked))
+            answer = await read_answer(self._walk, self._clocked)
+            await self._service.note(self._walk, None)
+            yield DoneEvent(answer)
         except SoftmuxError as error:
-            await self._service.note_failure(self._walk, error)
+            await self._service.note(self._walk, error)
             yield ErrorEvent(error)
         finally:
             self._walk.close()

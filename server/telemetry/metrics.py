@@ -41,6 +41,7 @@ class Metrics:
         self.prompt_load_seconds = self._histogram("prompt_load_seconds", "Time to make one resident", SECONDS, "tier")
         self.publishes = self._counter("publishes", "Publishes answered", "result")
         self.alias_moves = self._counter("alias_moves", "Aliases moved through this replica")
+        self.alias_rollbacks = self._counter("alias_rollbacks", "Aliases that a rollback rule took back here", "cause")
         self.store_up = Gauge("softmux_store_up", "Whether the store answered last time", registry=self.registry)
         self.store_stale_seconds = Gauge(
             "softmux_store_stale_seconds", "Since the store answered last, while it does not", registry=self.registry
@@ -81,6 +82,17 @@ class StepMetrics:
     def evicted(self, reason: str) -> None:
         """Note one soft prompt that left the device."""
         self._metrics.prompt_evictions.labels(reason).inc()
+
+
+class TasksMetrics:
+    """The tasks' TasksObserver."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def rolled_back(self, cause: str) -> None:
+        """Note one alias that a rule took back."""
+        self._metrics.alias_rollbacks.labels(cause).inc()
 
 
 class _EngineCollector(Collector):

@@ -19,9 +19,13 @@ router = APIRouter(dependencies=[Depends(tenant_access)], responses=ERRORS, tags
 async def move(
     task: PathTask, alias: PathAlias, body: AliasBody, caller: TenantCaller, services: ServicesOf
 ) -> AliasView:
-    """Point an alias at a version, or at several by weight. 412 when `if_serial` is not its serial any more."""
+    """Point an alias at a version, or at several by weight. 412 when `if_serial` is not its serial any more.
+
+    With a `rollback_rule` the versions that are new are watched, and taken back when they break it.
+    """
     caller.need(Role.PUBLISH)
-    state = await services.parts.tasks.move(task, alias, body.as_targets(), body.if_serial, caller.name)
+    tasks = services.parts.tasks
+    state = await tasks.move(task, alias, body.as_targets(), body.if_serial, caller.name, body.as_terms())
     return _moved(services, task, state)
 
 

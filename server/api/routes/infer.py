@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request
@@ -35,10 +36,20 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 router = APIRouter(prefix="/v1", dependencies=_GUARDS, responses=ERRORS, tags=["inference"])
 task_router = APIRouter(dependencies=_GUARDS, responses=ERRORS, tags=["inference"])
 
-Sticky = Annotated[
-    str | None,
-    Header(alias="X-Softmux-Sticky", max_length=256, description="The same value gets the same weighted version."),
-]
+
+async def sticky_key(
+    request: Request,
+    services: ServicesOf,
+    key: Annotated[
+        str | None,
+        Header(alias="X-Softmux-Sticky", max_length=256, description="The same value gets the same weighted version."),
+    ] = None,
+) -> str | None:
+    """Return what keeps a caller on one version: the header of the settings, else our own."""
+    return request.headers.get(services.settings.sticky_header) or key
+
+
+Sticky = Annotated[str | None, Depends(sticky_key)]
 
 
 @router.post("/infer", response_model=None, responses=_ANSWERS)
@@ -57,10 +68,16 @@ async def infer(
 
 @router.post("/infer/batch", response_model=BatchAnswer)
 async def infer_batch(
-    request: Request, body: BatchBody, caller: TenantCaller, services: ServicesOf, deadline: Deadline
+    request: Request,
+    body: BatchBody,
+    caller: TenantCaller,
+    services: ServicesOf,
+    deadline: Deadline,
+    sticky: Sticky = None,
 ) -> JSONResponse:
     """Answer requests of different tasks in one call: each gets its own answer or its own error, in order."""
-    wanted = [_call_or_error(caller, item, index, deadline) for index, item in enumerate(body.requests)]
+    place = CallPlace(caller, sticky, deadline)
+    wanted = [_call_or_error(place, item, index) for index, item in enumerate(body.requests)]
     calls = [call for call in wanted if isinstance(call, InferCall)]
     answers = iter(await _answer_all(request, services, calls) if calls else ())
     results = [next(answers) if isinstance(item, InferCall) else item for item in wanted]
@@ -94,13 +111,23 @@ def _call(ref: TaskRef, body: TaskInferBody, sticky: str | None, deadline: float
     return InferCall(ref, body.inputs, body.parameters, sticky or body.user, deadline)
 
 
-def _call_or_error(caller: Caller, body: InferBody, index: int, deadline: float) -> InferCall | SoftmuxError:
+@dataclass(frozen=True, slots=True)
+class CallPlace:
+    """What the requests of one batch share."""
+
+    caller: Caller
+    sticky: str | None  # of those that name no user of their own
+    deadline: float
+
+
+def _call_or_error(place: CallPlace, body: InferBody, index: int) -> InferCall | SoftmuxError:
     if body.parameters.get("stream"):
         return MalformedRequestError(
             "a batch does not stream: send this request to /v1/infer", f"requests.{index}.parameters.stream"
         )
     try:
-        return _call(caller.ref(body.task_id), body, None, deadline)
+        ref = place.caller.ref(body.task_id)
+        return _call(ref, body, body.user or place.sticky, place.deadline)
     except SoftmuxError as error:
         return error
 

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from prompt_store.refs import LIVE, parse_version
-from prompt_store.store import AliasState, Target, VersionRecord
+from prompt_store.store import AliasState, Guard, RollbackRule, Target, Terms, VersionRecord
 from server.api.schemas.common import Body, View, moment
 from server.publishing import Published, PublishReport
 from server.tasks import Serving
 
 VersionText = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="A whole digest.")]
 Weight = Annotated[int, Field(ge=0, le=1_000_000)]
+Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 class TargetBody(Body):
@@ -23,12 +24,36 @@ class TargetBody(Body):
     weight: Weight = 100
 
 
+class RuleBody(Body):
+    """When the new versions of an alias are taken back unasked."""
+
+    max_error_rate: Annotated[
+        Rate | None, Field(description="Over this share of answers that the version failed by itself.")
+    ] = None
+    max_nonfinite_rate: Annotated[Rate | None, Field(description="Over this share of answers with NaN in them.")] = None
+    window_s: Annotated[float, Field(gt=0, le=86_400, description="Of the answers of so many seconds.")] = 60.0
+    min_requests: Annotated[int, Field(ge=1, le=1_000_000, description="Fewer answers say nothing.")] = 20
+
+    @model_validator(mode="after")
+    def _watches_something(self) -> Self:
+        if self.max_error_rate is None and self.max_nonfinite_rate is None:
+            raise ValueError("give max_error_rate, max_nonfinite_rate or both: this rule watches nothing")
+        return self
+
+    def as_rule(self) -> RollbackRule:
+        """Return the rule as the store keeps it."""
+        return RollbackRule(**self.model_dump())
+
+
 class AliasBody(Body):
-    """Where an alias should point: one `version`, or weighted `targets`."""
+    """Where an alias should point: one `version`, or weighted `targets`; maybe with a rule that takes it back."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"version": "sha256:" + "0" * 64}, {"version": "sha256:" + "0" * 64, "if_serial": 3}]
+            "examples": [
+                {"version": "sha256:" + "0" * 64},
+                {"version": "sha256:" + "0" * 64, "if_serial": 3, "rollback_rule": {"max_error_rate": 0.05}},
+            ]
         }
     )
 
@@ -37,6 +62,9 @@ class AliasBody(Body):
     if_serial: Annotated[
         int | None, Field(ge=0, lt=2**63, description="Only if the alias still has this serial; 0: only if it is new.")
     ] = None
+
+    rollback_rule: RuleBody | None = None
+    reason: Annotated[str, Field(max_length=500, description="Why; it stands in the alias's history.")] = ""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -51,6 +79,10 @@ class AliasBody(Body):
         if self.version is not None:
             return (Target(parse_version(self.version)),)
         return tuple(Target(parse_version(target.version), target.weight) for target in self.targets or ())
+
+    def as_terms(self) -> Terms:
+        """Return what goes with the move."""
+        return Terms(self.rollback_rule.as_rule() if self.rollback_rule else None, self.reason)
 
 
 class RollbackBody(Body):
@@ -69,6 +101,17 @@ class TargetView(View):
     weight: int
 
 
+class GuardView(View):
+    """A rollback rule at work: what it watches for, in which versions, and where the alias would go."""
+
+    max_error_rate: float | None
+    max_nonfinite_rate: float | None
+    window_s: float
+    min_requests: int
+    watched: list[str]
+    to_serial: int
+
+
 class AliasView(View):
     """Where an alias points in the store, and what this replica serves under it."""
 
@@ -78,6 +121,8 @@ class AliasView(View):
     serial: int
     actor: str
     moved_at: str
+    reason: str = ""
+    rollback_rule: GuardView | None = None
     serving_version: str | None = None
     serving_serial: int | None = None
     serving_reason: str | None = None
@@ -198,6 +243,8 @@ def alias_view(state: AliasState, serving: Serving | None) -> AliasView:
         serial=state.serial,
         actor=state.actor,
         moved_at=moment(state.moved_at),
+        reason=state.reason,
+        rollback_rule=_guard_view(state, state.guard) if state.guard else None,
         serving_version=_main(served) if served else None,
         serving_serial=served.serial if served else None,
         serving_reason=_reason(state, serving),
@@ -250,6 +297,18 @@ def plan_answer(report: PublishReport) -> PlanAnswer:
         num_virtual_tokens=report.num_virtual_tokens,
         size_bytes=report.size_bytes,
         checks=list(report.checks),
+    )
+
+
+def _guard_view(state: AliasState, guard: Guard) -> GuardView:
+    rule = guard.rule
+    return GuardView(
+        max_error_rate=rule.max_error_rate,
+        max_nonfinite_rate=rule.max_nonfinite_rate,
+        window_s=rule.window_s,
+        min_requests=rule.min_requests,
+        watched=sorted(state.watched()),
+        to_serial=guard.to_serial,
     )
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
 from prompt_store.errors import InvalidNameError
 from prompt_store.refs import TaskName, parse_alias, parse_version
-from prompt_store.rules.records import load_state, load_version
+from prompt_store.rules.records import load_state, load_version, state_fields, version_fields
 from prompt_store.store import AliasState, TaskCopy, VersionRecord
 from server.cli.backup.container import BackupFileError
 
 
 def dump(copies: tuple[TaskCopy, ...]) -> bytes:
     """Write tasks, one a line."""
-    lines = (json.dumps({**asdict(copy), "task": str(copy.task)}, separators=(",", ":")) for copy in copies)
+    lines = (json.dumps(_fields(copy), separators=(",", ":")) for copy in copies)
     return "".join(f"{line}\n" for line in lines).encode()
 
 
@@ -27,6 +26,11 @@ def load(raw: bytes) -> tuple[TaskCopy, ...]:
         raise BackupFileError(
             f"a ledger in the backup is not one of softmux: {error!r}. Export the store again with this softmux"
         ) from error
+
+
+def _fields(copy: TaskCopy) -> dict[str, Any]:
+    versions = [version_fields(record) for record in copy.versions]
+    return {"task": str(copy.task), "versions": versions, "states": [state_fields(state) for state in copy.states]}
 
 
 def _load(line: dict[str, Any]) -> TaskCopy:
@@ -43,6 +47,6 @@ def _version(text: str) -> VersionRecord:
 def _state(text: str) -> AliasState:
     state = load_state(text)
     parse_alias(state.alias)
-    for target in state.targets:
-        parse_version(target.version)
+    for version in state.needed():
+        parse_version(version)
     return state

@@ -9,6 +9,7 @@ from server.cli.commands.demo import demo
 from server.cli.commands.export import export
 from server.cli.commands.export_artifact import export_artifact
 from server.cli.commands.fsck import fsck
+from server.cli.commands.history import history
 from server.cli.commands.import_store import import_store
 from server.cli.commands.infer import infer
 from server.cli.commands.inspect import inspect
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, serve, push, inspect, ls, show, infer, alias, rollback, export, fsck, version):
+for command in (demo, serve, push, inspect, ls, show, infer, alias, rollback, history, export, fsck, version):
     app.command()(command)
 app.command("export-artifact")(export_artifact)
 app.command("import")(import_store)

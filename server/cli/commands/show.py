@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from server.cli.aliases import describe_targets
+from server.cli.aliases import describe_rule, describe_targets
 from server.cli.client import Client
 from server.cli.options import DEFAULT_URL, Json, Key, Task, Url
-from server.cli.screen import short, size
+from server.cli.screen import short, size, when
 from server.cli.screen import show as put
 
 if TYPE_CHECKING:
@@ -44,6 +43,10 @@ def _notes(record: dict[str, Any]) -> Iterator[Text]:
     for state in record["aliases"]:
         if state["serving_reason"]:
             yield Text(f"  {state['alias']}: {state['serving_reason']}", style="yellow")
+        if state.get("rollback_rule"):
+            yield Text(f"  {state['alias']}: {describe_rule(state['rollback_rule'])}")
+        if state.get("reason"):
+            yield Text(f"  {state['alias']}: moved by {state['actor']}: {state['reason']}")
 
 
 def _aliases(record: dict[str, Any]) -> Table:
@@ -52,7 +55,7 @@ def _aliases(record: dict[str, Any]) -> Table:
     table = Table("alias", "version", "serving here", "serial", "moved", box=None, header_style="bold")
     for state in record["aliases"]:
         wanted, serving = describe_targets(state["targets"]), short(state["serving_version"])
-        table.add_row(state["alias"], wanted, serving, str(state["serial"]), _when(state["moved_at"]))
+        table.add_row(state["alias"], wanted, serving, str(state["serial"]), when(state["moved_at"]))
     return table
 
 
@@ -63,10 +66,6 @@ def _versions(record: dict[str, Any]) -> Table:
     for version in record["versions"]:
         style = "red" if version["quarantined"] else None
         tokens, weight = str(version["num_virtual_tokens"]), size(version["size_bytes"])
-        when = _when(version["created_at"])
-        table.add_row(short(version["version"]), version["method"], version["kind"], tokens, weight, when, style=style)
+        cells = (short(version["version"]), version["method"], version["kind"], tokens, weight)
+        table.add_row(*cells, when(version["created_at"]), style=style)
     return table
-
-
-def _when(moment: str) -> str:
-    return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -67,3 +67,47 @@ class TestTasks:
 
         assert "t@live -> a1a1a1a1a1a1 (serial 4)" in softmux("rollback", "t").out
         assert stub.asked[0].json == {"alias": "live"}
+
+    def test_alias_sends_a_rule(self, stub: Stub, softmux: Softmux) -> None:
+        stub.on("GET /v1/tasks/t", Canned(200, {"versions": [{"version": V1}, {"version": V2}]}))
+        targets = [{"version": V1, "weight": 90}, {"version": V2, "weight": 10}]
+        rule = {"max_error_rate": 0.05, "max_nonfinite_rate": None, "window_s": 30.0, "min_requests": 20}
+        shown = rule | {"watched": [V2], "to_serial": 1}
+        state = {"alias": "live", "targets": targets, "serial": 3, "rollback_rule": shown}
+        stub.on("PUT /v1/tasks/t/aliases/live", Canned(200, state))
+
+        words = (
+            "live=a1a1a1a1:90",
+            "live=b2b2b2b2:10",
+            "--max-error-rate",
+            "0.05",
+            "--window",
+            "30",
+            "--reason",
+            "try",
+        )
+        ended = softmux("alias", "t", *words)
+
+        sent = {"targets": targets, "rollback_rule": {"max_error_rate": 0.05, "window_s": 30.0}, "reason": "try"}
+        assert stub.asked[-1].json == sent
+        assert "back to serial 1 when b2b2b2b2b2b2 has over 0.05 errors in 20 or more answers of 30 s" in ended.out
+
+    def test_a_rule_must_watch_something(self, stub: Stub, softmux: Softmux) -> None:
+        stub.on("GET /v1/tasks/t", Canned(200, {"versions": [{"version": V1}]}))
+
+        ended = softmux("alias", "t", "live=a1a1a1a1", "--min-requests", "5")
+
+        assert ended.code == 2
+        assert "--max-error-rate" in ended.err
+
+    def test_history_tells_who_when_and_why(self, stub: Stub, softmux: Softmux) -> None:
+        state = {"alias": "live", "targets": [{"version": V1, "weight": 100}], "serial": 1, "actor": "ann"}
+        moved = state | {"moved_at": "2026-01-02T03:04:05+00:00", "reason": "", "rollback_rule": None}
+        back = moved | {"serial": 2, "actor": "rollback-rule", "reason": "version b2b2: 3 of 9 answers [failed]"}
+        stub.on("GET /v1/tasks/t/aliases/canary", Canned(200, {"task": "default/t", "states": [moved, back]}))
+
+        lines = softmux("history", "t", "--alias", "canary").out.splitlines()
+
+        assert "rollback-rule" in lines[1]
+        assert "3 of 9 answers [failed]" in lines[1]
+        assert "ann" in lines[2]
