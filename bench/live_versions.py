@@ -19,6 +19,11 @@ class LiveVersions:
         """Moves that were begun."""
         return len(self._spans) - 1
 
+    @property
+    def last(self) -> str:
+        """The version that the last move was to."""
+        return self._spans[-1][0]
+
     def begin_move(self, version: str, now: float) -> None:
         """Note that a move to `version` is about to be asked for."""
         self._spans.append((version, now, math.inf))

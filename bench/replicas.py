@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.server_process import serving
-from bench.swap import MOVED, Parts, named_backbone
+from bench.swap import MOVED, named_backbone
+from bench.swapping import Parts
 from bench.valkey import valkey
 from server.demo.publish import parts, prompt_folders
 

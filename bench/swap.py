@@ -1,6 +1,7 @@
 """Swap a task's version again and again under load, through REST: no request may fail or get a version that was gone.
 
-`python -m bench.swap [--backbone minilm|smollm2|DIR] [--requests 2000] [--clients 32] [--moves 100] [--json]`
+`python -m bench.swap [--backbone minilm|smollm2|DIR] [--requests 20000] [--rounds 20] [--clients 32] [--json]`. Rounds
+without swaps and rounds with them take turns, A B A B; the ratio of their 95th percentiles comes with its interval.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.live_versions import LiveVersions
+from bench.paired import Ratio, p95_ratio
 from bench.sentences import sentences
 from bench.server_process import serving
-from bench.swap_load import Load, LoadedTask, Reply, run_load
+from bench.swap_load import Load, Reply, run_load
+from bench.swapping import Parts, Swapper, publish_all, relabelled
 from server.demo.backbones import BACKBONES, BackboneName, prepare
 from server.demo.publish import parts, prompt_folders
 
@@ -33,8 +35,6 @@ MOVED = "source"
 NUM_TEXTS = 64
 # Shorter than the server keeps an idle connection, so that none is used that it is about to close.
 KEEP_ALIVE_S = 2.0
-
-Parts = Mapping[str, bytes]  # of a publish
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,24 @@ class Report:
     num_errors: int
     num_wrong_versions: int
     num_decided: int
-    num_moves: int
+    num_swaps: int
+    num_publishes: int
     p50_ms: float
     p95_ms: float
     faults: tuple[str, ...]  # the first few
 
 
-def report(name: str, replies: Sequence[Reply], num_moves: int) -> Report:
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The rounds without swaps and those with them."""
+
+    stays: Report
+    swaps: Report
+    p95_ratio: Ratio
+    publish_p50_ms: float | None  # from the request for a publish to its answer, under this load
+
+
+def report(name: str, replies: Sequence[Reply], num_swaps: int, num_publishes: int) -> Report:
     """Judge every reply."""
     faulty = [f"{reply.task.name}: {reply.fault}" for reply in replies if reply.fault]
     # Judged at the end: the move that ends a version's time may be answered after the reply came.
@@ -60,66 +71,59 @@ def report(name: str, replies: Sequence[Reply], num_moves: int) -> Report:
     wrong = [
         f"{r.task.name}: {r.version}, not {sorted(r.could_have)}" for r in answers if r.version not in r.could_have
     ]
-    cuts = statistics.quantiles([1e3 * (reply.ended - reply.started) for reply in replies], n=20, method="inclusive")
+    cuts = statistics.quantiles([1e3 * seconds for seconds in times(replies)], n=20, method="inclusive")
     return Report(
         name=name,
         num_requests=len(replies),
         num_errors=len(faulty),
         num_wrong_versions=len(wrong),
         num_decided=sum(len(reply.task.labels) > 1 and len(reply.could_have) == 1 for reply in answers),
-        num_moves=num_moves,
+        num_swaps=num_swaps,
+        num_publishes=num_publishes,
         p50_ms=cuts[9],
         p95_ms=cuts[18],
         faults=(*faulty[:5], *wrong[:5]),
     )
 
 
-async def swap_under_load(url: str, prompts: Mapping[str, Parts], moved: str, load: Load) -> list[Report]:
-    """Publish every prompt and `moved` twice, then ask without moves and with them. `load.tasks` are made here."""
+def times(replies: Sequence[Reply]) -> list[float]:
+    """Return the seconds that clients waited."""
+    return [reply.ended - reply.started for reply in replies if not reply.is_check]
+
+
+async def swap_under_load(
+    url: str, prompts: Mapping[str, Parts], moved: str, load: Load, num_rounds: int, swaps_a_publish: int
+) -> Comparison:
+    """Publish every prompt and `moved` twice, then ask in rounds without swaps and with them, `load` in each."""
     limits = httpx.Limits(max_connections=load.num_clients + 1, keepalive_expiry=KEEP_ALIVE_S)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits, trust_env=False) as client:
         tasks = [
-            await _publish(client, name, [files, relabelled(files)] if name == moved else [files])
+            await publish_all(client, name, [files, relabelled(files, "-0")] if name == moved else [files])
             for name, files in prompts.items()
         ]
-        moving = next(task for task in tasks if task.name == moved)
-        still = Load(tasks, load.texts, load.num_requests, load.num_clients, parameters=load.parameters)
-        swapping = Load(tasks, load.texts, load.num_requests, load.num_clients, load.num_moves, moving, load.parameters)
-        return [
-            report("stays", await run_load(client, still), 0),
-            report("moves", await run_load(client, swapping), moving.live.num_moves),
-        ]
-
-
-def relabelled(files: Parts) -> Parts:
-    """Return the same prompt as another version: its labels in upper case."""
-    manifest = json.loads(files["manifest"])
-    manifest["labels"] = [label.upper() for label in manifest["labels"]]
-    if "label_words" in manifest:
-        manifest["label_words"] = {label.upper(): words for label, words in manifest["label_words"].items()}
-    return {**files, "manifest": json.dumps(manifest).encode()}
-
-
-async def _publish(client: httpx.AsyncClient, name: str, versions: Sequence[Parts]) -> LoadedTask:
-    """Publish each of the versions; the last one is live."""
-    labels: dict[str, frozenset[str]] = {}
-    for files in versions:
-        answer = await client.post(f"/v1/tasks/{name}/versions", files=files)
-        if not answer.is_success:
-            raise RuntimeError(f"publishing {name} was answered {answer.status_code}: {answer.text}")
-        labels[answer.json()["version"]] = frozenset(json.loads(files["manifest"]).get("labels") or ())
-    return LoadedTask(name, labels, LiveVersions(list(labels)[-1]))
+        task = next(task for task in tasks if task.name == moved)
+        swapper = Swapper(client, task, prompts[moved], swaps_a_publish)
+        load = replace(load, tasks=tasks)
+        await run_load(client, replace(load, num_requests=load.num_clients))  # what is done once is done before
+        rounds = [(await run_load(client, load), await run_load(client, load, swapper.swap)) for _ in range(num_rounds)]
+    return Comparison(
+        report("stays", [reply for still, _ in rounds for reply in still], 0, 0),
+        report("swaps", [reply for _, moving in rounds for reply in moving], swapper.num_swaps, swapper.num_publishes),
+        p95_ratio([(times(still), times(moving)) for still, moving in rounds]),
+        1e3 * statistics.median(swapper.publish_s) if swapper.publish_s else None,
+    )
 
 
 def table(title: str, reports: Sequence[Report]) -> Table:
     """Draw the reports."""
     shown = Table(title=title)
     shown.add_column("alias")
-    for column in ("requests", "errors", "wrong version", "decided", "moves", "p50 ms", "p95 ms"):
+    for column in ("requests", "errors", "wrong version", "decided", "swaps", "publishes", "p50 ms", "p95 ms"):
         shown.add_column(column, justify="right")
     for one in reports:
-        counts = (one.num_requests, one.num_errors, one.num_wrong_versions, one.num_decided, one.num_moves)
-        shown.add_row(one.name, *map(str, counts), f"{one.p50_ms:.0f}", f"{one.p95_ms:.0f}")
+        counts = (one.num_requests, one.num_errors, one.num_wrong_versions, one.num_decided)
+        made = (one.num_swaps, one.num_publishes)
+        shown.add_row(one.name, *map(str, (*counts, *made)), f"{one.p50_ms:.1f}", f"{one.p95_ms:.1f}")
     return shown
 
 
@@ -131,26 +135,31 @@ def main() -> None:
     prompts = {folder.name: parts(folder) for folder in prompt_folders(name)}
     texts = sentences(None, NUM_TEXTS, cache)
     wanted: dict[str, Any] = {"max_new_tokens": options.max_new_tokens} if options.max_new_tokens else {}
-    load = Load((), texts, options.requests, options.clients, options.moves, parameters=wanted)
+    rounds = options.rounds
+    load = Load(
+        (), texts, options.requests // (2 * rounds), options.clients, max(1, options.swaps // rounds), parameters=wanted
+    )
     with (
         tempfile.TemporaryDirectory() as folder,
         serving(directory, (Path(folder) / "store").as_uri()) as server,
     ):
-        reports = asyncio.run(swap_under_load(server.url, prompts, MOVED, load))
+        found = asyncio.run(swap_under_load(server.url, prompts, MOVED, load, rounds, options.swaps_a_publish))
     if options.json:
-        print(json.dumps([asdict(one) for one in reports], indent=2))
+        print(json.dumps(asdict(found), indent=2))
     else:
-        _show(f"{directory.name}, {', '.join(prompts)}, {options.clients} clients", reports)
-    sys.exit(any(one.num_errors or one.num_wrong_versions for one in reports))
+        _show(f"{directory.name}, {', '.join(prompts)}, {options.clients} clients, {rounds} rounds of each", found)
+    sys.exit(any(one.num_errors or one.num_wrong_versions for one in (found.stays, found.swaps)))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.swap", description=__doc__)
     parser.add_argument("--backbone", default="minilm", help="minilm, smollm2, or the directory of one of them")
     parser.add_argument("--cache", type=Path, default=Path(os.environ.get("SOFTMUX_CACHE", "~/.cache/softmux")))
-    parser.add_argument("--requests", type=int, default=2000, help="without moves, and again with them")
+    parser.add_argument("--requests", type=int, default=20_000, help="half of them with swaps")
+    parser.add_argument("--rounds", type=int, default=20, help="without swaps, and as many with them")
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--moves", type=int, default=100)
+    parser.add_argument("--swaps", type=int, default=400, help="evenly between the requests")
+    parser.add_argument("--swaps-a-publish", type=int, default=4, help="0: only move the alias")
     parser.add_argument("--max-new-tokens", type=int, help="of tasks that write; default: what the task says")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
@@ -168,9 +177,13 @@ def named_backbone(named: str, cache: Path) -> tuple[BackboneName, Path]:
     raise SystemExit(f"{named} is none of the demo's backbones: {', '.join(BACKBONES)}, or a directory of one")
 
 
-def _show(title: str, reports: Sequence[Report]) -> None:
-    console = Console()
+def _show(title: str, found: Comparison) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    reports = (found.stays, found.swaps)
     console.print(table(title, reports))
+    console.print(f"p95 with swaps / without: {found.p95_ratio}; median of the pairs of rounds, 95% interval")
+    if found.publish_p50_ms is not None:
+        console.print(f"a publish under this load: {found.publish_p50_ms:.0f} ms")
     console.print("decided: replies of the task that moves during which only one of its versions was live", style="dim")
     for fault in (fault for one in reports for fault in one.faults):
         console.print(fault, style="red", markup=False)

@@ -11,8 +11,10 @@ from peft_cases import save_peft
 from wire_server import serving
 
 from bench.live_versions import LiveVersions
-from bench.swap import Parts, report, swap_under_load
+from bench.paired import p95_ratio
+from bench.swap import report, swap_under_load
 from bench.swap_load import Load, LoadedTask, Reply
+from bench.swapping import Parts
 from server.app import create_app
 from server.settings import Settings
 
@@ -40,13 +42,14 @@ async def test_swaps_under_load_through_rest(tmp_path: Path) -> None:
     settings = Settings(
         backbone=str(backbone), store=(tmp_path / "store").as_uri(), port=0, dtype="float32", device="cpu"
     )
-    load = Load((), ["the great movie", "a dull one"], 150, 16, 30, parameters={"max_new_tokens": 6})
+    load = Load((), ["the great movie", "a dull one"], 75, 16, 15, parameters={"max_new_tokens": 6})
     with serving(create_app(settings), settings) as port:
-        stays, moves = await swap_under_load(f"http://127.0.0.1:{port}", prompts, "source", load)
-    for found in (stays, moves):
+        compared = await swap_under_load(f"http://127.0.0.1:{port}", prompts, "source", load, 2, swaps_a_publish=3)
+    stays, swaps = compared.stays, compared.swaps
+    for found in (stays, swaps):
         assert (found.num_errors, found.num_wrong_versions) == (0, 0), found.faults
-    assert (stays.num_requests, moves.num_requests, moves.num_moves) == (150, 180, 30)
-    assert moves.num_decided >= 30
+    assert (stays.num_requests, swaps.num_requests, swaps.num_swaps, swaps.num_publishes) == (150, 180, 30, 10)
+    assert swaps.num_decided >= 30
 
 
 def test_a_move_takes_effect_between_its_request_and_its_answer() -> None:
@@ -67,6 +70,15 @@ def test_a_version_that_was_gone_is_reported() -> None:
     live.end_move(25)
     task = LoadedTask("source", {"old": frozenset(LABELS), "new": frozenset(LABELS)}, live)
     replies = [Reply(task, 10, 22, "new"), Reply(task, 26, 30, "old"), Reply(task, 26, 30, fault="503")]
-    found = report("moves", replies, live.num_moves)
+    found = report("moves", replies, live.num_moves, 0)
     assert (found.num_requests, found.num_errors, found.num_wrong_versions, found.num_decided) == (3, 1, 1, 1)
     assert found.faults == ("source: 503", "source: old, not ['new']")
+
+
+def test_a_ratio_of_pairs_and_its_interval() -> None:
+    quick, slow = [float(n) for n in range(1, 101)], [2.0 * n for n in range(1, 101)]
+    twice = p95_ratio([(quick, slow)] * 5)
+    assert (twice.value, twice.low, twice.high) == (2.0, 2.0, 2.0)
+    doubtful = p95_ratio([(quick, quick), (quick, slow), (slow, quick), (quick, quick), (quick, slow)])
+    assert doubtful.value == 1.0
+    assert doubtful.low < 1.0 < doubtful.high
