@@ -71,11 +71,11 @@ class LogitReader:
 
     def _between(self) -> dict[str, torch.Tensor]:
         """Return a float32 copy of the little that stands between a hidden state and the output matrix."""
-        inside = f"{self._shell.base_model_prefix}."
+        body = (f"{self._shell.base_model_prefix}.", "encoder.", "shared.")  # the latter two are T5's, which has no body
         return {
             name: tensor.float()
             for name, tensor in self._shell.named_parameters()
-            if name not in self._output and not name.startswith(inside)
+            if name not in self._output and not name.startswith(body)
         }
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
