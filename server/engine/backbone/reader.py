@@ -71,7 +71,7 @@ class LogitReader:
 
     def _between(self) -> dict[str, torch.Tensor]:
         """Return a float32 copy of the little that stands between a hidden state and the output matrix."""
-        body = (f"{self._shell.base_model_prefix}.", "encoder.", "shared.")  # the latter two are T5's, which has no body
+        body = (f"{self._shell.base_model_prefix}.", "encoder.", "shared.")  # the last two are of T5
         return {
             name: tensor.float()
             for name, tensor in self._shell.named_parameters()
