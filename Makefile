@@ -8,10 +8,12 @@ DEVICE   ?= cpu
 PORT     ?= 8000
 URL      ?= http://127.0.0.1:$(PORT)
 PIP      := $(BIN)/python -m pip --disable-pip-version-check
+OLDEST   := 5.17.0
+GATES    := build/transformers-$(OLDEST)
 SOURCES  := prompt_store server tests bench examples docker
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-eval install format lint type test test-slow test-all fidelity bench image image-proof lock clean
+.PHONY: help demo demo-eval install format lint type test test-slow test-all gates fidelity bench image image-proof lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -44,6 +46,10 @@ test-slow: $(VENV)/.dev ## Run only the slow tests
 
 test-all: $(VENV)/.dev ## Run every test, the slow ones too
 	$(BIN)/pytest -m ''
+
+gates: $(GATES)/.ready ## Run the gates and the parity with PEFT on the oldest transformers; `make test` has the newest
+	$(GATES)/bin/python -m pytest \
+	  tests/golden/test_probe.py tests/golden/test_peft_parity.py tests/golden/test_adapters.py
 
 fidelity: $(VENV)/.dev ## Compare every family, architecture and head with its training code (GOLDEN=DIR, BFLOAT16=1)
 	PYTHONPATH=tests $(BIN)/python -m fidelity $(if $(GOLDEN),--golden '$(GOLDEN)') $(if $(BFLOAT16),--bfloat16)
@@ -79,6 +85,14 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt -e '.[dev,demo]'
 	@touch $(VENV)/.runtime $@
+
+# All but transformers comes from the other environment, which stands behind this one's own packages.
+$(GATES)/.ready: $(VENV)/.dev
+	rm -rf $(GATES) && $(BIN)/python -m venv --without-pip $(GATES)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(GATES)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/newest.pth"
+	$(PIP) --python $(GATES)/bin/python install 'transformers==$(OLDEST)'
+	@touch $@
 
 $(BIN)/python:
 	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \

@@ -31,6 +31,20 @@ def test_make_targets_exist() -> None:
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE)) <= targets
 
 
+def test_the_gates_run_on_the_oldest_transformers() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (oldest,) = re.findall(r"^OLDEST +:= ([0-9.]+)$", makefile, re.MULTILINE)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'"transformers>=([0-9.]+),<5\.([0-9]+)"', project)
+
+    assert found is not None
+    assert oldest == f"{found[1]}.0"
+    newest = int(found[2]) - 1  # the range's last; constraints.txt pins it for all other tests
+    assert f"\ntransformers==5.{newest}." in (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert f"transformers {found[1]} to 5.{newest}" in README
+    assert "\nmake gates\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
 def softmux_lines() -> Iterator[str]:
     """Yield every `softmux ...` of the README and of docs/api.md, as a shell would be given it."""
     yield from re.findall(r"^\.venv/bin/(softmux .*)$", README, re.MULTILINE)
