@@ -156,6 +156,7 @@ class PublisherManifest(_Part):
     token_types: TokenTypes | None = None
     special_tokens: SpecialTokens | None = None
     qa_offset: Annotated[int, Field(ge=0)] | None = None
+    embeds_scale: Annotated[float, Field(gt=0, le=1e4)] | None = None  # see `prompt_store.formats.scale`
     prompt_task_id: Annotated[int, Field(ge=0)] | None = None  # the row of a multitask prompt
     prompt_task: Annotated[str, Field(max_length=256)] | None = None  # the prompt to take, of a file that names several
     generation: GenerationDefaults | None = None

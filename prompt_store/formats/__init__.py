@@ -15,6 +15,7 @@ from prompt_store.formats.assemble import assemble
 from prompt_store.formats.checkpoint import Checkpoint, read_config
 from prompt_store.formats.family import Family, Parts
 from prompt_store.formats.recognise import recognise
+from prompt_store.formats.scale import scaled
 from prompt_store.formats.sources import Sources
 from prompt_store.manifest import PublisherManifest
 
@@ -40,7 +41,7 @@ def convert(
     family = recognise(checkpoint)
     _expect_one(publisher, family)
     _expect_known(family, spec)
-    parts = family.convert(checkpoint, publisher, spec)
+    parts = scaled(family.convert(checkpoint, publisher, spec), publisher, family.name)
     if parts.manifest is not None:  # a whole artifact: nothing is missing, so it stands in the place of a base
         base, parts = Artifact(parts.manifest, parts.tensors), Parts()
     artifact, checks = assemble(Sources(parts, publisher, spec, base))

@@ -205,7 +205,10 @@ def _expect_task_id(publisher: PublisherManifest, fields: PeftFields, reasons: R
 def _remarks(fields: PeftFields, spec: BackboneSpec) -> tuple[str, ...]:
     if fields.method not in PREFIXES and spec.model_type in {"gemma", "gemma2"}:
         # Older transformers multiplied embeddings inside the model; the file does not say which it was trained with.
-        return ("embedding scale unverified: Gemma prompts trained before transformers 5 need x sqrt(hidden_size)",)
+        return (
+            "embedding scale unverified: Gemma prompts trained before transformers 5 need x sqrt(hidden_size): say "
+            f"embeds_scale {spec.hidden_size**0.5:.6g} in the manifest",
+        )
     return ()
 
 

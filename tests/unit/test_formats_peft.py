@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from checkpoint_cases import DECODER, ENCODER, N, classifier, embeds, peft_checkpoint, peft_config, prefix
 
@@ -219,4 +220,21 @@ def test_trained_pooler_comes_along(path: str) -> None:
 
 def test_gemma_prompts_carry_a_remark() -> None:
     spec = replace(DECODER, model_type="gemma2")
-    assert any("scale unverified" in check for check in convert(peft_checkpoint(), NOTHING, spec).checks)
+    (remark,) = (check for check in convert(peft_checkpoint(), NOTHING, spec).checks if "scale unverified" in check)
+    assert f"embeds_scale {DECODER.hidden_size**0.5:.6g}" in remark
+
+
+def test_what_an_older_transformers_multiplied_can_be_asked_for() -> None:
+    asked = convert(peft_checkpoint(), PublisherManifest(embeds_scale=45.25), DECODER)
+    assert torch.equal(asked.artifact.tensors["embeds"], embeds() * 45.25)
+    assert "virtual tokens multiplied by 45.25, as the publisher says" in asked.checks
+
+
+@pytest.mark.parametrize("name", ["prefix", "artifact"])
+def test_a_scale_is_for_virtual_tokens_that_training_left(name: str) -> None:
+    artifact = convert(peft_checkpoint(), NOTHING, DECODER).artifact
+    own = Checkpoint(safetensors.torch.load(artifact.to_bytes()))
+    of_prefix = Checkpoint({"prompt_embeddings": prefix()}, peft_config("PREFIX_TUNING"))
+    checkpoint = of_prefix if name == "prefix" else own
+    with pytest.raises(CheckpointError, match="embeds_scale is for virtual tokens in the text"):
+        convert(checkpoint, PublisherManifest(embeds_scale=2.0), DECODER)
