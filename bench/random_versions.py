@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from bench.mixed_tasks import classifier
+from bench.subjects.artifacts import classifier
 from prompt_store.backbone_spec import BackboneSpec
 
 ARTIFACT = {"Content-Type": "application/vnd.softmux.artifact"}
@@ -32,7 +32,7 @@ class RandomTask:
     def draw(self) -> bytes:
         """Return the bytes of a version that was never published before."""
         self.num_drawn += 1
-        return classifier(self.spec, self.num_virtual_tokens, self.num_drawn).to_bytes()
+        return classifier(self.spec, self.num_drawn, self.num_virtual_tokens).to_bytes()
 
     def publish(self, raw: bytes) -> str:
         """Publish a version; it is live on return."""
