@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from server.cli.questions import answer, missing
+from server.cli.questions import answer, missing, writes_text
 
 if TYPE_CHECKING:
     from server.cli.checkpoints.found import Found
@@ -33,7 +33,7 @@ def complete(found: Found, said: dict[str, Any], client: Client, rows: Rows | No
     if not is_asked:
         return said
     known = said | ({"prompt_task_id": 0} if rows is not None else {})
-    return said | answer(missing(found, told, known, lambda: bool(backbone()["is_causal"])))
+    return said | answer(missing(found, told, known, lambda: writes_text(backbone())))
 
 
 def _is_own(found: Found, said: dict[str, Any], family: str | None) -> bool:

@@ -14,7 +14,7 @@ from server.cli.errors import LocalFileError, RefusedError
 from server.cli.options import TaskPath
 from server.cli.own_backbone import compare_backbone
 from server.cli.publishing import Destination, publish
-from server.cli.questions import Question, missing
+from server.cli.questions import Question, missing, writes_text
 
 if TYPE_CHECKING:
     from server.cli.checkpoints.found import Found
@@ -74,8 +74,7 @@ class Inspection:
 def explain(found: Found, client: Client | None, url: str | None) -> Inspection:
     """Explain what was found. Raises like `Client.get`, but for a refusal, which is the verdict."""
     told = tell(found)
-    is_causal = _causal(client)
-    asked = missing(found, told, {}, is_causal)
+    asked = missing(found, told, {}, _writing(client))
     kind = "label-words" if any(question.field == "label_words" for question in asked) else kind_of(found)
     verdict = _verdict(found, told, asked, client)
     located = found.located
@@ -103,9 +102,9 @@ _TOLD_FIELDS = (
 )
 
 
-def _causal(client: Client | None) -> Callable[[], bool]:
+def _writing(client: Client | None) -> Callable[[], bool]:
     # Without a server a prompt without a head may well be for a language model: nothing is asked for then.
-    return lambda: client is None or bool(client.get("/v1/backbone")["is_causal"])
+    return lambda: client is None or writes_text(client.get("/v1/backbone"))
 
 
 def _verdict(found: Found, told: Told, asked: list[Question], client: Client | None) -> dict[str, Any] | None:

@@ -26,8 +26,13 @@ class Question:
     read: Callable[[str], Any]
 
 
-def missing(found: Found, told: Told, said: Mapping[str, Any], is_causal: Callable[[], bool]) -> list[Question]:
-    """Return what neither the file nor the publisher says, and no server can know. `is_causal` asks the backbone."""
+def writes_text(backbone: Mapping[str, Any]) -> bool:
+    """Whether a prompt without a head makes the backbone write, unless somebody says otherwise."""
+    return bool(backbone["is_causal"] or backbone.get("spec", {}).get("num_decoder_layers"))
+
+
+def missing(found: Found, told: Told, said: Mapping[str, Any], is_writing: Callable[[], bool]) -> list[Question]:
+    """Return what neither the file nor the publisher says, and no server can know. `is_writing` asks the backbone."""
     if told.refusal or found.is_artifact:
         return []
     wanted = said.get("kind") or ("label-words" if said.get("label_words") else kind_of(found))
@@ -38,12 +43,22 @@ def missing(found: Found, told: Told, said: Mapping[str, Any], is_causal: Callab
     if told.family in _ORIGINALS:
         wanted = "label-words"
         if not said.get("template") and not found.fields.get("template"):
-            asked.append(_template(found, told.family, is_causal))
-    if wanted is None and (has_head(found) or not is_causal()):
+            asked.append(_template(found, told.family, is_writing))
+    if wanted is None and (has_head(found) or not is_writing()):
         asked.append(_kind(found))
+    if _is_old_of_two_stacks(found) and not said.get("peft_decoder"):
+        asked.append(_peft_decoder())
     if wanted == "label-words" and not said.get("label_words"):
         asked.append(_label_words())
     return asked
+
+
+def _is_old_of_two_stacks(found: Found) -> bool:
+    """Whether PEFT 0.3 or before wrote it for an encoder-decoder: its training did not do what PEFT does now."""
+    fields = found.fields
+    is_prompt = fields.get("peft_type") in ("PROMPT_TUNING", "P_TUNING") and fields.get("task_type") == "SEQ_2_SEQ_LM"
+    is_double = fields.get("num_transformer_submodules") in (None, 2)
+    return is_prompt and is_double and not {"revision", "auto_mapping", "peft_version"} & fields.keys()
 
 
 def prompt_rows(found: Found) -> int:
@@ -81,7 +96,7 @@ def _whole_number(text: str) -> int:
     return int(text)
 
 
-def _template(found: Found, family: str | None, is_causal: Callable[[], bool]) -> Question:
+def _template(found: Found, family: str | None, is_writing: Callable[[], bool]) -> Question:
     why = "nobody says where the text and the virtual tokens stand"
     if family == "ptuning-few-shot":
         example = "<cls>{premise} Question: {hypothesis}?<soft:1> Answer: <mask>.<sep>"
@@ -89,7 +104,7 @@ def _template(found: Found, family: str | None, is_causal: Callable[[], bool]) -
     rows = next((entry.shape[0] for name, entry in found.entries.items() if name.endswith("embedding.weight")), 2)
     first, last = rows - rows // 2, rows // 2
     slots = f"<soft:{first}>{{text}}<soft:{last}>" if last else f"<soft:{first}>{{text}}"
-    example = slots if is_causal() else f"<cls><soft:{first}><mask><soft:{last}> {{text}}.<sep>"
+    example = slots if is_writing() else f"<cls><soft:{first}><mask><soft:{last}> {{text}}.<sep>"
     return Question("template", f"--template, e.g. '{example}'", f"{why}, {rows} of them", parse_template)
 
 
@@ -104,6 +119,15 @@ def _kind(found: Found) -> Question:
 
 def _is_head(name: str) -> bool:
     return any(piece in name for piece in ("classifier", "score", "qa_outputs", "head."))
+
+
+def _peft_decoder() -> Question:
+    return Question(
+        "peft_decoder",
+        "--set peft_decoder=training (as it was trained) or --set peft_decoder=generate (as PEFT answers now)",
+        "PEFT 0.3 or before wrote this file and also put rows in front of what the decoder writes; later ones do not",
+        str,
+    )
 
 
 def _label_words() -> Question:
@@ -131,4 +155,5 @@ _OPTIONS = {
     "label_words": "--label-words",
     "pool": "--set pool=..",
     "backbone_trained": "--set backbone_trained=true",
+    "peft_decoder": "--set peft_decoder=training or --set peft_decoder=generate",
 }

@@ -29,14 +29,15 @@ FATES = {
     "ptuning-v2": "its rows become keys and values of every layer",
     "ptuning-v2-prompt": "its rows go in front of the text, which is embedded twice, as in its training",
     "prefix-tuning-original": "baked once at publish, in float32, to keys and values of every layer, or to rows in "
-    "front of the text if it was trained so",
+    "front of the text if it was trained so; of BART's three prefixes each goes to an attention of its own",
     "cartridges": "its frozen and its trained tokens become keys and values of every layer",
     "openprompt": "its rows go where the template has them; an encoder is run once at publish, in float32",
     "nemo": "its table's rows go where the template has them; where the table was never filled, its encoder is run "
     "once at publish, in float32",
-    "tgis": "its rows go in front of the text as they are",
+    "tgis": "its rows go in front of the text as they are; on an encoder-decoder encoder.pt's do, and decoder.pt's go "
+    "in front of what is written",
     "chatglm": "keys and values of a ChatGLM, which no server here has",
-    "t5x": "rows for the encoder of a T5, which no server here has",
+    "t5x": "its rows go in front of the text as they are, on a T5",
     "raw": "served as it is",
 }
 _PROJECTED = "baked once at publish, in float32: the projection turns the rows into keys and values of every layer"

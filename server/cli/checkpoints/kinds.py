@@ -9,6 +9,7 @@ _PEFT_TASKS = {
     "TOKEN_CLS": "token-classification",
     "QUESTION_ANS": "question-answering",
     "CAUSAL_LM": "generation",
+    "SEQ_2_SEQ_LM": "generation",
     "FEATURE_EXTRACTION": "embedding",
 }
 _CLASSES = {
@@ -17,6 +18,7 @@ _CLASSES = {
     "ForQuestionAnswering": "question-answering",
     "ForMultipleChoice": "multiple-choice",
     "ForCausalLM": "generation",
+    "ForConditionalGeneration": "generation",
     "LMHeadModel": "generation",
     "ForMaskedLM": "label-words",
 }

@@ -11,6 +11,7 @@ from server.cli.checkpoints.unfinished import refuse_unfinished
 from server.cli.errors import LocalFileError
 
 PEFT_CONFIG = "adapter_config.json"
+STORE_WEIGHTS = ("encoder.pt", "decoder.pt")  # of TGIS, for an encoder-decoder
 FEW_SHOT_WEIGHTS, FEW_SHOT_CONFIG = "embeddings.pth", "wrapper_config.json"
 MODEL_CONFIG = "config.json"
 _RUN_CONFIGS = (MODEL_CONFIG, "config.yaml", "config.yml")  # of a model, of OpenPrompt, of caikit
@@ -26,7 +27,7 @@ _DEPTH = 3
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """The files that a path means: one weights file, or the shards of one; its config; and what to tell about them."""
+    """The files that a path means: one weights file, or the parts of one; its config; and what to tell about them."""
 
     path: Path
     weights: tuple[Path, ...]
@@ -36,7 +37,7 @@ class Located:
     @property
     def name(self) -> str:
         """The name of the weights, for messages."""
-        return self.weights[0].name if len(self.weights) == 1 else f"{len(self.weights)} shards"
+        return self.weights[0].name if len(self.weights) == 1 else f"{len(self.weights)} files"
 
 
 def locate(path: Path) -> Located:
@@ -154,6 +155,8 @@ def _is_name(shard: object) -> bool:
 def _only_file(folder: Path, names: list[str]) -> Located:
     files = [name for name in names if name.endswith(_SUFFIXES) and not _NEVER.fullmatch(name)]
     files = [name for name in files if (folder / name).is_file()]
+    if sorted(files) == sorted(STORE_WEIGHTS):
+        return Located(folder, tuple(folder / name for name in STORE_WEIGHTS), _if_there(folder, *_RUN_CONFIGS))
     if len(files) == 1:
         return Located(folder, (folder / files[0],), _if_there(folder, *_RUN_CONFIGS))
     if files:

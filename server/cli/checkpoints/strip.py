@@ -11,6 +11,7 @@ from server.cli.errors import LocalFileError
 _BACKBONE = (
     *("bert.", "roberta.", "deberta.", "electra.", "albert.", "distilbert.", "mpnet.", "ernie.", "embeddings."),
     *("backbone.", "encoder.", "transformer.", "model.", "gpt_neox.", "lm_head.", "cls."),
+    *("shared.", "decoder.", "final_logits_bias"),
     *("prompt_model.plm.", "plm."),
 )
 _WORD_TABLE = "raw_embedding.weight"  # OpenPrompt's templates keep the backbone's word embeddings once more

@@ -5,57 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from bad_checkpoints import Sketchy
-from cli_stub import V1, Canned, Ended, Softmux, Stub
-from safetensors.torch import load, save_file
+from cli_stub import V1, Canned, Softmux, Stub
+from safetensors.torch import save_file
 from saved_checkpoints import WIDTH, N, few_shot_file, lama_encoder, lama_file, nemo, peft, prefix_model, write_json
+from sent_checkpoints import BACKBONE, REPORT, ROUTE, Sent, parts_of, pushed
 
 from prompt_store.backbone_files import hash_weights, weight_files
 
-ROUTE = "POST /v1/tasks/t/versions"
 LABEL_WORDS = '{"good": " great"}'
-REPORT = {
-    "task": "default/t",
-    "version": V1,
-    "method": "p-tuning",
-    "num_virtual_tokens": 4,
-    "size_bytes": 2048,
-    "checks": [],
-}
-BACKBONE = {"is_causal": True, "fingerprint": {"arch": "a" * 64, "weights": "b" * 64}}
-
-
-def parts_of(body: bytes) -> dict[str, bytes]:
-    boundary = body.split(b"\r\n", 1)[0]
-    parts = [part.partition(b"\r\n\r\n") for part in body.split(boundary)[1:-1]]
-    return {head.split(b'name="')[1].split(b'"')[0].decode(): content[:-2] for head, _, content in parts}
-
-
-class Sent:
-    """The last publish that the stub got, part by part."""
-
-    def __init__(self, stub: Stub) -> None:
-        parts = parts_of(stub.asked[-1].body)
-        self.tensors = load(parts["weights"])
-        self.config = json.loads(parts["config"]) if "config" in parts else None
-        self.manifest: dict[str, Any] = json.loads(parts.get("manifest", b"{}"))
 
 
 @pytest.fixture(autouse=True)
 def answers(stub: Stub) -> None:
     stub.on(ROUTE, Canned(201, REPORT))
     stub.on("GET /v1/backbone", Canned(200, BACKBONE))
-
-
-def pushed(softmux: Softmux, path: Path, *words: str) -> Ended:
-    ended = softmux("push", str(path), "--task", "t", *words)
-    assert ended.code == 0, ended.err
-    return ended
 
 
 def whole_model() -> dict[str, torch.Tensor]:
