@@ -88,6 +88,11 @@ class Artifact:
         found = {place: self.tensors.keys() & names for place, names in _PLACES.items()}
         return tuple(place for place, names in found.items() if names)
 
+    @staticmethod
+    def names_at(place: PromptPlace) -> frozenset[str]:
+        """Return the names of the tensors that stand at a place."""
+        return _PLACES[place]
+
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
         """Return the tensors below `prefix.` by the rest of their names ("head", "pooler")."""
         return {name.removeprefix(prefix + "."): t for name, t in self.tensors.items() if name.startswith(prefix + ".")}

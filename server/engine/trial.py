@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from prompt_store.artifact import EMBEDS, KV_KEY, KV_VALUE
-from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.backbone_spec import BackboneSpec, PromptPlace
 from prompt_store.errors import TrialError
 from server.engine.bringing import Bringing
 from server.engine.errors import NonFiniteError
@@ -29,18 +29,19 @@ class Trial:
         self._spec = spec
 
     def run(self, request: LoadRequest, keys: dict[str, PartKey], row: RowInput) -> None:
-        """Run `row` alone. Raises TrialError unless the answer is finite and depends on the soft prompt.
+        """Run `row` alone. Raises TrialError unless the answer is finite and depends on the soft prompt, in each place.
 
         The answers are compared, not the hidden states: those of virtual tokens in the text always differ.
         """
         found = self._answer(request, keys, row)
         if isinstance(found, NonFiniteError):
             raise TrialError("the trial's answer is not finite: this soft prompt overflows in the serving dtype")
-        if self._has_vectors(request) and _is_same(found, self._answer(self._randomised(request), keys, row)):
-            raise TrialError(
-                "random vectors in place of this soft prompt gave the same answer: the backbone ignores it here. "
-                "Does the template put it where the head or the next token can see it?"
-            )
+        for place in request.artifact.places:
+            if _is_same(found, self._answer(self._randomised(request, place), keys, row)):
+                raise TrialError(
+                    f"random vectors in place of this soft prompt's {place} gave the same answer: the backbone ignores "
+                    "it here. Does the template put it where the head or the next token can see it?"
+                )
 
     def _answer(self, request: LoadRequest, keys: dict[str, PartKey], row: RowInput) -> RowResult:
         resident = self._bringing.bring(request, keys, {}).resident
@@ -48,12 +49,8 @@ class Trial:
         check_fits(running, self._spec.max_positions)
         return self._stepper.run([running])[0]
 
-    @staticmethod
-    def _has_vectors(request: LoadRequest) -> bool:
-        return request.artifact.embeds is not None or request.artifact.kv is not None
-
-    def _randomised(self, request: LoadRequest) -> LoadRequest:
-        """Put random rows of the backbone's own scale where the trained ones are."""
+    def _randomised(self, request: LoadRequest, place: PromptPlace) -> LoadRequest:
+        """Put random rows of the backbone's own scale where the trained ones of a place are."""
         generator = torch.Generator().manual_seed(0)
         tensors = dict(request.artifact.tensors)
         scales = {
@@ -62,7 +59,7 @@ class Trial:
             KV_VALUE: torch.tensor(self._spec.max_abs_value)[:, None, None, None],
         }
         for name, scale in scales.items():
-            if name in tensors:
+            if name in tensors and name in request.artifact.names_at(place):
                 tensors[name] = torch.randn(tensors[name].shape, generator=generator) * scale / 3
         return replace(request, artifact=replace(request.artifact, tensors=tensors))
 

@@ -1,0 +1,90 @@
+"""A new version is tried once: its answer must be finite, and every place of its soft prompt must move it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from engine_cases import load_request, made_artifact, open_engine, random_ids, row_of
+
+from prompt_store.artifact import Artifact
+from prompt_store.errors import TrialError
+from prompt_store.manifest import HeadKind
+from server.engine.bringing import Bringing
+from server.engine.engine import Engine
+from server.engine.residency import Vectors
+from server.engine.rows import RunningRow
+from server.engine.step import RowResult, Stepper
+from server.engine.trial import Trial
+
+HEADS = {"gpt2": "last", "bert": "first"}
+
+
+class Deaf(Stepper):
+    """A stepper on a backbone that takes keys and values without a word, and ignores them."""
+
+    def run(self, rows: Sequence[RunningRow]) -> list[RowResult]:
+        for row in rows:
+            row.vectors = Vectors(row.vectors.embeds, None)
+        return super().run(rows)
+
+
+@pytest.fixture(scope="module", params=HEADS)
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return open_engine(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def attempt(engine: Engine, artifact: Artifact, stepper: Callable[..., Stepper] = Stepper) -> None:
+    request = load_request("tried", artifact)
+    bringing = Bringing(engine._backbone)
+    trial = Trial(bringing, stepper(engine._backbone), engine.spec)
+    row = row_of(request, random_ids(6, 0))
+    request = replace(request, leading=())  # compiled, virtual tokens would be keys and values themselves
+    trial.run(request, bringing.part_keys(request), row)
+
+
+def made(engine: Engine, num_soft: int = 0, num_prefix: int = 0) -> Artifact:
+    reads = "last" if engine.spec.is_causal else "first"
+    found = made_artifact(engine.spec, HeadKind.SEQUENCE_CLASSIFICATION, num_soft, num_prefix, reads)
+    head = torch.randn(found.tensors["head.score.weight"].shape, generator=torch.Generator().manual_seed(1))
+    return replace(found, tensors={**found.tensors, "head.score.weight": head})
+
+
+@pytest.mark.parametrize("counts", [(4, 0), (0, 4), (3, 4), (0, 0)])
+def test_a_prompt_that_is_seen_passes(engine: Engine, counts: tuple[int, int]) -> None:
+    attempt(engine, made(engine, *counts))
+
+
+def test_a_place_that_is_ignored_is_named(engine: Engine) -> None:
+    with pytest.raises(TrialError, match=r"this soft prompt's kv gave the same answer: the backbone ignores it"):
+        attempt(engine, made(engine, num_prefix=4), Deaf)
+
+
+def test_a_place_that_matters_hides_no_other(engine: Engine) -> None:
+    """All of a prompt at once would have moved the answer by its virtual tokens alone."""
+    with pytest.raises(TrialError, match="this soft prompt's kv gave"):
+        attempt(engine, made(engine, num_soft=3, num_prefix=4), Deaf)
+
+
+def test_a_prompt_without_any_effect_passes_where_another_would_have_one(engine: Engine) -> None:
+    """Zero values move nothing but weights; random ones do, so the backbone was listening."""
+    found = made(engine, num_prefix=4)
+    quiet = {name: torch.zeros_like(t) if name.startswith("kv.") else t for name, t in found.tensors.items()}
+    attempt(engine, replace(found, tensors=quiet))
+
+
+def test_a_head_that_hears_nothing_is_refused(engine: Engine) -> None:
+    found = made(engine, num_prefix=4)
+    deaf = {**found.tensors, "head.score.weight": torch.zeros_like(found.tensors["head.score.weight"])}
+    with pytest.raises(TrialError, match="this soft prompt's kv gave the same answer"):
+        attempt(engine, replace(found, tensors=deaf))
+
+
+@pytest.mark.parametrize("counts", [(4, 0), (0, 4)])
+def test_vectors_that_overflow_are_refused(engine: Engine, counts: tuple[int, int]) -> None:
+    found = made(engine, *counts)
+    huge = {name: t if name.startswith("head.") else t * float("inf") for name, t in found.tensors.items()}
+    with pytest.raises(TrialError, match="not finite"):
+        attempt(engine, replace(found, tensors=huge))
