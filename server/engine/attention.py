@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from server.engine.errors import BackboneRefusedError
+from server.engine.kernels.merged import Partial, attend_partly
 from server.engine.kernels.scores import LayerRules, attend_explicit, attend_fused
 from server.engine.plan import DecodeGroup, FreshGroup, StepPlan
 from server.engine.prefixes import Prefix
@@ -48,14 +49,20 @@ def attend(
     if plan.observe:
         plan.observe(layer, key, value)
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+    sums = query.new_empty(query.shape[2], query.shape[1], dtype=torch.float32) if plan.shared else None
     packed = _Packed(*(tensor[0].transpose(0, 1) for tensor in (query, key, value)))
     joined = plan.prefixes.join(layer, packed.key, packed.value) if plan.prefixes else None
     for index, group in enumerate(plan.groups):
         if isinstance(group, DecodeGroup):
-            out = _decode(plan, index, group, layer, rules, packed)
+            out, lse = _decode(plan, index, group, layer, rules, packed)
         else:
-            out = _fresh(plan, index, group, layer, rules, packed, joined)
-        output[0, group.start : group.start + len(out)] = out
+            out, lse = _fresh(plan, index, group, layer, rules, packed, joined)
+        span = slice(group.start, group.start + len(out))
+        output[0, span] = out
+        if sums is not None and lse is not None:
+            sums[span] = lse
+    if plan.shared and sums is not None:
+        plan.shared.merge_into(layer, packed.query, Partial(output[0], sums), rules)
     return output, None
 
 
@@ -65,6 +72,10 @@ class _Packed(NamedTuple):
     query: torch.Tensor
     key: torch.Tensor
     value: torch.Tensor
+
+
+_Attended = tuple[torch.Tensor, torch.Tensor | None]
+"""Outputs, and the log-sum-exps of their scores where a long prefix is still to be merged in."""
 
 
 def no_mask(*_: Any, **__: Any) -> None:
@@ -108,8 +119,8 @@ def _fresh(
     rules: LayerRules,
     packed: _Packed,
     joined: Prefix | None,
-) -> torch.Tensor:
-    """Return the group's output [its tokens, heads, head_dim]."""
+) -> _Attended:
+    """Return the group's output [its tokens, heads, head_dim] and sums [its tokens, heads]."""
     span = slice(group.start, group.start + group.num_rows * group.num_tokens)
     q = _rows(packed.query[span], group.num_rows)
     k, v = _keys(group, packed, joined)
@@ -117,12 +128,11 @@ def _fresh(
         group.pool.key[layer][group.slots, :, : k.shape[2]] = k
         group.pool.value[layer][group.slots, :, : v.shape[2]] = v
     mask = plan.mask(index, rules.window, q.dtype)
-    if rules.is_plain:
-        # Without a mask a causal group has no prefix, or a single query that sees every key.
-        out = attend_fused(q, k, v, mask, rules.scaling, plan.is_causal and group.num_tokens > 1)
-    else:
-        out = attend_explicit(q, k, v, _explicit_mask(plan, group, mask, q), _biased(plan, index, group, rules))
-    return out.transpose(1, 2).flatten(0, 1)
+    if not rules.is_plain:
+        mask, rules = _explicit_mask(plan, group, mask, q), _biased(plan, index, group, rules)
+    # Without a mask a causal group has no prefix, or a single query that sees every key.
+    out, lse = _attended(plan, q, k, v, mask, rules, plan.is_causal and group.num_tokens > 1)
+    return out.transpose(1, 2).flatten(0, 1), None if lse is None else lse.transpose(1, 2).flatten(0, 1)
 
 
 def _keys(group: FreshGroup, packed: _Packed, joined: Prefix | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,8 +147,8 @@ def _keys(group: FreshGroup, packed: _Packed, joined: Prefix | None) -> tuple[to
 
 def _decode(
     plan: StepPlan, index: int, group: DecodeGroup, layer: int, rules: LayerRules, packed: _Packed
-) -> torch.Tensor:
-    """Return the group's output [rows, heads, head_dim]."""
+) -> _Attended:
+    """Return the group's output [rows, heads, head_dim] and sums [rows, heads]."""
     span = slice(group.start, group.start + group.num_rows)
     keys, values = group.pool.key[layer], group.pool.value[layer]
     keys[group.slots, :, group.lengths] = packed.key[span]
@@ -150,12 +160,29 @@ def _decode(
     if rules.is_plain:
         # Query heads that share a key head are stacked as if they were queries: the same products, no repeated keys.
         stacked = q.reshape(group.num_rows, keys.shape[1], -1, q.shape[2])
-        out = attend_fused(stacked, keys, values, mask, rules.scaling, is_causal=False)
     else:
         if rules.bias is not None or rules.row_bias is not None:
             raise BackboneRefusedError("a position bias is honoured only for rows without a past")
-        out = attend_explicit(q.unsqueeze(2), keys, values, mask, _by_place(plan, index, rules))
-    return out.reshape(q.shape)
+        stacked, rules = q.unsqueeze(2), _by_place(plan, index, rules)
+    out, lse = _attended(plan, stacked, keys, values, mask, rules, is_causal=False)
+    return out.reshape(q.shape), None if lse is None else lse.reshape(q.shape[:2])
+
+
+def _attended(
+    plan: StepPlan,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    rules: LayerRules,
+    is_causal: bool,
+) -> _Attended:
+    """Attend; the sums are computed only where a long prefix is still to be merged in."""
+    if plan.shared is not None:
+        return attend_partly(q, k, v, mask, rules, is_causal)
+    if rules.is_plain:
+        return attend_fused(q, k, v, mask, rules.scaling, is_causal), None
+    return attend_explicit(q, k, v, mask, rules), None
 
 
 def _rows(tokens: torch.Tensor, num_rows: int) -> torch.Tensor:
@@ -187,7 +214,7 @@ def _sliced(rules: LayerRules, group: FreshGroup) -> LayerRules:
         return replace(rules, bias=F.pad(square, (group.num_prefix, 0)), row_bias=None)
     if rules.bias is None and rules.row_bias is None:
         return rules
-    if rules.bias is None or group.num_prefix or group.pool is not None:
+    if rules.bias is None or group.num_prefix or group.num_shared or group.pool is not None:
         raise BackboneRefusedError("a position bias is honoured only for rows without a prefix or a past")
     n = group.num_tokens
     squares = [rules.bias[0, :, s : s + n, s : s + n] for s in (group.start + i * n for i in range(group.num_rows))]

@@ -123,7 +123,8 @@ class Engine:
 
         Raises NeverFitsError, QueueFullError, EngineDeadError at once.
         """
-        row = RunningRow(request.lease.resident, request.row, request.sampling, self.spec.vocab_size)
+        share_from = self._settings.share_prefix_from
+        row = RunningRow(request.lease.resident, request.row, request.sampling, self.spec.vocab_size, share_from)
         check_fits(row, self.spec.max_positions)
         self._check_memory(row)
         num_tokens = len(row.input_ids)

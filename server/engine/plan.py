@@ -15,6 +15,7 @@ import torch
 from server.engine.kernels.scores import PlaceBias
 from server.engine.kv import SlotPool
 from server.engine.prefixes import Prefix, StepPrefixes, gather_prefixes
+from server.engine.shared_prefixes import SharedPrefixes, TokensBehind, share_prefixes
 
 WIDTH_STEP = 16  # decode reads keys up to a multiple of this many
 
@@ -31,6 +32,7 @@ class PlannedRow:
     num_past: int
     first_position: int
     prefix: Prefix | None = None
+    shared: Prefix | None = None  # a long one in front of all of these, held once for all of its rows; not in num_past
     pool: SlotPool | None = None  # where the row's keys are kept; None for a one-shot row
     slot: int = 0
     is_decode: bool = False
@@ -48,6 +50,7 @@ class FreshGroup:
     keys_start: int | None  # of its keys among the step's joined ones; None: no prefix, its own are all there are
     pool: SlotPool | None
     slots: torch.Tensor | None  # [rows]
+    num_shared: int = 0  # keys of a shared prefix, in front of all of these
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +64,7 @@ class DecodeGroup:
     slots: torch.Tensor  # [rows]
     is_compact: bool  # slots are 0..num_rows-1: a batch is a view; otherwise (a halved step) it is gathered
     width: int  # keys read: the longest row and this step's token, rounded up
+    num_shared: torch.Tensor  # [rows] keys of shared prefixes, in front of all of these
 
 
 Group = FreshGroup | DecodeGroup
@@ -78,6 +82,7 @@ class StepPlan:
     position_ids: torch.Tensor  # [1, T]
     is_causal: bool
     prefixes: StepPrefixes | None  # of the fresh rows; a decoding row has its prefix in its slot
+    shared: SharedPrefixes | None = None  # those that no row has in its slot
     observe: KeyObserver | None = None  # told (layer, key, value) of every call; for probes
     num_calls: int = 0  # attention calls so far in this forward pass: the index of the next layer
     _masks: dict[tuple[int, int | None], torch.Tensor | None] = field(default_factory=dict)
@@ -118,6 +123,7 @@ def build_plan(rows: Sequence[PlannedRow], is_causal: bool, device: torch.device
     """Lay the rows' tokens end to end."""
     order, groups, starts = [], [], []
     joined: list[tuple[Prefix, int, int]] = []  # rows with a prefix, in order
+    behind: list[TokensBehind] = []
     at = num_joined = 0
     for members in _grouped(rows):
         group_rows = [rows[i] for i in members]
@@ -128,6 +134,8 @@ def build_plan(rows: Sequence[PlannedRow], is_causal: bool, device: torch.device
             if row.prefix is not None:
                 joined.append((row.prefix, at, len(row.tokens)))
                 num_joined += row.num_past + len(row.tokens)
+            if row.shared is not None:
+                behind.append(TokensBehind(row.shared, at, len(row.tokens), row.num_past))
             at += len(row.tokens)
     tokens = [t for i in order for t in rows[i].tokens]
     positions = [p for i in order for p in positions_of(rows[i].tokens, rows[i].first_position, rows[i].pad_id)]
@@ -139,6 +147,7 @@ def build_plan(rows: Sequence[PlannedRow], is_causal: bool, device: torch.device
         position_ids=torch.tensor([positions], device=device),
         is_causal=is_causal,
         prefixes=gather_prefixes(joined, device),
+        shared=share_prefixes(behind, device),
     )
 
 
@@ -152,10 +161,10 @@ def positions_of(tokens: Sequence[int], first: int, pad_id: int | None) -> Seque
 
 def _grouped(rows: Sequence[PlannedRow]) -> list[list[int]]:
     """Return row indices group by group: decoding rows by pool and slot, fresh rows by shape."""
-    groups: dict[tuple[bool, int, int, int], list[int]] = {}
+    groups: dict[tuple[bool, int, int, int, int], list[int]] = {}
     for index, row in enumerate(rows):
         pool = id(row.pool) if row.pool else 0
-        shape = (pool, 0, 0) if row.is_decode else (pool, len(row.tokens), row.num_past)
+        shape = (pool, 0, 0, 0) if row.is_decode else (pool, len(row.tokens), row.num_past, _num_shared(row))
         groups.setdefault((row.is_decode, *shape), []).append(index)
     return [sorted(members, key=lambda i: rows[i].slot) for members in groups.values()]
 
@@ -174,6 +183,7 @@ def _group(rows: Sequence[PlannedRow], start: int, keys_start: int, device: torc
             slots=torch.tensor(slots, device=device),
             is_compact=slots == list(range(len(rows))),
             width=min(-(-longest // WIDTH_STEP) * WIDTH_STEP, first.pool.capacity),
+            num_shared=torch.tensor([_num_shared(row) for row in rows], device=device),
         )
     return FreshGroup(
         start=start,
@@ -183,7 +193,12 @@ def _group(rows: Sequence[PlannedRow], start: int, keys_start: int, device: torc
         keys_start=None if first.prefix is None else keys_start,
         pool=first.pool,
         slots=torch.tensor([row.slot for row in rows], device=device) if first.pool else None,
+        num_shared=_num_shared(first),
     )
+
+
+def _num_shared(row: PlannedRow) -> int:
+    return 0 if row.shared is None else row.shared[0].shape[1]
 
 
 def _needs_mask(group: FreshGroup, window: int | None, is_causal: bool) -> bool:
@@ -194,8 +209,9 @@ def _needs_mask(group: FreshGroup, window: int | None, is_causal: bool) -> bool:
 def _places(group: Group, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return where a group's queries and keys stand in their rows; see PlaceBias."""
     if isinstance(group, DecodeGroup):
-        return group.lengths[:, None, None], torch.arange(group.width, device=device)[None, None]
-    keys = torch.arange(group.num_prefix + group.num_tokens, device=device)
+        first = group.num_shared[:, None, None]
+        return first + group.lengths[:, None, None], first + torch.arange(group.width, device=device)[None, None]
+    keys = torch.arange(group.num_prefix + group.num_tokens, device=device) + group.num_shared
     return keys[group.num_prefix :, None], keys[None]
 
 

@@ -10,15 +10,24 @@ from server.engine.kv import SlotPool
 from server.engine.plan import PlannedRow
 from server.engine.residency import Resident, Vectors
 from server.engine.sampling import RowSampler
+from server.engine.settings import SHARED_FROM
 from server.engine.types import FinishReason, ReadEmbedding, ReadText, ReadTokens, RowInput, SamplingParams, Token
 
 
 class RunningRow:
     """One row from its first step to its last."""
 
-    def __init__(self, resident: Resident, row: RowInput, sampling: SamplingParams, vocab_size: int) -> None:
+    def __init__(
+        self,
+        resident: Resident,
+        row: RowInput,
+        sampling: SamplingParams,
+        vocab_size: int,
+        share_from: int = SHARED_FROM,
+    ) -> None:
         self.resident = resident
         self.vectors = _vectors_for(resident, row)
+        self.shared = self.vectors.prefix if self.vectors.num_prefix >= share_from else None
         cut = len(self.vectors.compiled)
         self.input_ids: Sequence[int] = row.input_ids[cut:]
         self.soft_positions = tuple(p - cut for p in row.soft_positions if p >= cut)
@@ -47,9 +56,9 @@ class RunningRow:
 
     @property
     def num_keys(self) -> int:
-        """Keys that the row can come to hold: prefix, text, and what it may write."""
+        """Keys that the row can come to hold: text, what it may write, and a prefix that it does not share."""
         num_new = self.sampling.max_new_tokens if self.is_generating else 0
-        return self.vectors.num_prefix + len(self.input_ids) + num_new
+        return self._num_held + len(self.input_ids) + num_new
 
     @property
     def text_offset(self) -> int:
@@ -72,6 +81,11 @@ class RunningRow:
         return range(reading.first, reading.first + len(places))
 
     @property
+    def _num_held(self) -> int:
+        """Keys of its soft prompt that the row has in front of its own."""
+        return 0 if self.shared else self.vectors.num_prefix
+
+    @property
     def _num_seen(self) -> int:
         """Tokens of the row whose keys are kept already: the last one it wrote is not."""
         return len(self.input_ids) + len(self.written) - 1 if self.is_decoding else 0
@@ -80,9 +94,10 @@ class RunningRow:
         """Return the row as the next step's plan takes it."""
         return PlannedRow(
             tokens=[self.written[-1].token_id] if self.is_decoding else self.input_ids,
-            num_past=self.vectors.num_prefix + self._num_seen,
+            num_past=self._num_held + self._num_seen,
             first_position=self.text_offset + self._num_seen + shape.position_base,
-            prefix=None if self.is_decoding else self.vectors.prefix,
+            prefix=None if self.is_decoding or self.shared else self.vectors.prefix,
+            shared=self.shared,
             pool=self.pool,
             slot=self.slot,
             is_decode=self.is_decoding,

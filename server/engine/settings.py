@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 MIB = 1 << 20
+# Shorter prefixes are copied in front of a row's own keys: a step then reads one dense block, and merges nothing.
+SHARED_FROM = 256  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +24,4 @@ class EngineSettings:
     max_wait_s: float = 2.0  # after so long a row is no longer overtaken
     kv_budget_bytes: int = 2048 * MIB
     resident_budget_bytes: int = 1024 * MIB
+    share_prefix_from: int = SHARED_FROM  # tokens: longer prefixes are held once for a task, not once for each row

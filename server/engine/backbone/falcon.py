@@ -46,8 +46,8 @@ def _place_bias(base: Module) -> PlaceBias:
     root = math.sqrt(base.config.hidden_size // base.num_heads)
 
     def bias(_: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        row = torch.ones(1, keys.shape[-1], dtype=torch.long, device=keys.device)
-        counted: torch.Tensor = build_alibi_tensor(row, base.num_heads, torch.float32)
-        return counted / root
+        row = torch.ones(1, int(keys.max()) + 1, dtype=torch.long, device=keys.device)
+        counted: torch.Tensor = build_alibi_tensor(row, base.num_heads, torch.float32)[:, 0]
+        return counted[:, keys].movedim(0, -3) / root
 
     return bias

@@ -59,16 +59,20 @@ def attend_explicit(
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
         k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-    scores = (q.float() @ k.float().transpose(2, 3)) * rules.scaling
-    if rules.softcap is not None:
-        scores = torch.tanh(scores / rules.softcap) * rules.softcap
-    if rules.bias is not None:
-        scores = scores + rules.bias
-    if mask is not None:
-        scores = scores + mask
+    scores = scores_of(q, k, mask, rules)
     if rules.sinks is None:
         weights = scores.softmax(-1)
     else:
         sinks = rules.sinks.float().view(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
         weights = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
     return (weights @ v.float()).to(v.dtype)
+
+
+def scores_of(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None, rules: LayerRules) -> torch.Tensor:
+    """Return what goes into the softmax, but for sinks: [rows, heads, n, s] float32. As many key heads as queries'."""
+    scores = (q.float() @ k.float().transpose(2, 3)) * rules.scaling
+    if rules.softcap is not None:
+        scores = torch.tanh(scores / rules.softcap) * rules.softcap
+    if rules.bias is not None:
+        scores = scores + rules.bias
+    return scores if mask is None else scores + mask

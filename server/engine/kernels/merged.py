@@ -1,0 +1,76 @@
+"""Attention over a part of the keys, and how parts are merged: exactly, by the logarithms of their softmax's sums.
+
+softmax over [A | B] = (exp(a) softmax over A + exp(b) softmax over B) / (exp(a) + exp(b)), where a and b are the
+log-sum-exps of the scores over A and over B (Flash-Decoding; Juravsky et al., Hydragen, arXiv 2402.05099).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from server.engine.kernels.scores import LayerRules, scores_of
+
+
+class Partial(NamedTuple):
+    """What some of the keys gave. `lse` is -inf where no key was visible; the output is then 0."""
+
+    output: torch.Tensor  # [.., n, head_dim]
+    lse: torch.Tensor  # [.., n] float32
+
+
+def attend_partly(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, rules: LayerRules, is_causal: bool
+) -> Partial:
+    """Attend from q [rows, heads, n, d] to k, v [rows, key/value heads, s, d], leaving sinks to `with_sinks`.
+
+    `mask` [.., n or 1, s] is added to the scores and lets each query see some key, else take `attend_partly_explicit`;
+    without one `is_causal` lets query i see keys 0 to i.
+    """
+    has_kernel = q.device.type == "cpu" and q.shape[-1] == v.shape[-1]
+    if has_kernel and rules.softcap is None and rules.bias is None:
+        return _fused(q, *_repeated(k, v, q.shape[1]), mask, rules.scaling, is_causal)
+    return attend_partly_explicit(q, k, v, mask, rules, is_causal)
+
+
+def merge(first: Partial, second: Partial) -> Partial:
+    """Return what both parts' keys give together. Float32 inside; outputs keep their dtype."""
+    lse = torch.logaddexp(first.lse, second.lse)
+    weights = ((part.lse - lse).exp().unsqueeze(-1) for part in (first, second))
+    outputs = (part.output.float() * weight for part, weight in zip((first, second), weights, strict=True))
+    return Partial(sum(outputs, start=lse.new_zeros(())).to(first.output.dtype), lse)
+
+
+def with_sinks(part: Partial, sinks: torch.Tensor) -> torch.Tensor:
+    """Return the output after a logit a head joined the denominator and gave nothing. part.lse [n, heads]."""
+    weight = (part.lse - torch.logaddexp(part.lse, sinks.float()[None])).exp()
+    return (part.output.float() * weight.unsqueeze(-1)).to(part.output.dtype)
+
+
+def _fused(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scaling: float, is_causal: bool
+) -> Partial:
+    # torch's public function keeps the sums to itself. This one is private, so a test compares it with plain products.
+    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, is_causal and mask is None, attn_mask=mask, scale=scaling
+    )
+    return Partial(output, lse)
+
+
+def attend_partly_explicit(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, rules: LayerRules, is_causal: bool
+) -> Partial:
+    """Return the same by plain products, also for queries that see nothing at all."""
+    k, v = _repeated(k, v, q.shape[1])
+    scores = scores_of(q, k, mask, rules)
+    if mask is None and is_causal:
+        scores = scores + torch.full(scores.shape[-2:], float("-inf"), device=q.device).triu_(1)
+    lse = scores.logsumexp(-1)
+    weights = (scores - lse.clamp(min=torch.finfo(torch.float32).min).unsqueeze(-1)).exp()
+    return Partial((weights @ v.float()).to(v.dtype), lse)
+
+
+def _repeated(k: torch.Tensor, v: torch.Tensor, num_heads: int) -> tuple[torch.Tensor, torch.Tensor]:
+    repeat = num_heads // k.shape[1]
+    return (k, v) if repeat == 1 else (k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1))
