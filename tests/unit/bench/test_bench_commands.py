@@ -20,7 +20,7 @@ TINY = ("--backbone", "random:bert-tiny", "--backbone", "random:llama-tiny", "--
 FIELDS = ("bench", "case", "subject", "peer", "unit", "value", "peer_value", "ratio")
 PEERS = {
     "engine-bare", "transformers-padded", "transformers-static", "transformers-continuous", "peft-switch",
-    "peft-microbatch", "mixed-padding", "short-prefix", "floor", "uncompiled", "ten-tasks", "no-moves",
+    "peft-microbatch", "mixed-padding", "short-prefix", "floor", "uncompiled", "ten-tasks", "no-swaps",
 }  # fmt: skip
 
 
