@@ -12,6 +12,9 @@ from prompt_store.manifest import HEADED, READS_TOKENS, HeadKind, HeadModule
 
 _ROWS = {HeadKind.QUESTION_ANSWERING: 2, HeadKind.MULTIPLE_CHOICE: 1}  # start and end; one score a choice
 
+PREDICTION = "head."  # how the names of ModernBERT's layers before the classifier begin
+_NORM = {f"{PREDICTION}norm.weight": True, f"{PREDICTION}norm.bias": False}  # name -> whether it must be there
+
 
 def head_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
     """Yield every reason why the head and pooler do not fit the backbone and the labels."""
@@ -31,20 +34,33 @@ def head_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
 
 
 def _layer_faults(head: HeadModule, tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> Iterator[str]:
-    hidden = spec.hidden_size
-    if head.form == "linear":
-        layers: dict[str, int | None] = {head.path: None}
-    else:
-        layers = {f"{head.path}.dense": hidden, f"{head.path}.out_proj": None}
+    layers: dict[str, int | None] = {head.last: None}
+    is_backbones = head.form == "prediction" and not any(name.startswith(PREDICTION) for name in tensors)
+    if is_backbones and not spec.has_prediction_head:
+        yield f"the head needs {PREDICTION}dense and {PREDICTION}norm, which neither the artifact nor {spec.name} has"
+    if head.first is not None and not is_backbones:
+        layers = {head.first: spec.hidden_size, head.last: None}
         if head.activation is None:
-            yield f"head {head.path!r} has dense and out_proj; the manifest says no activation between them"
+            yield f"head {head.path!r} has {head.first} and {head.last}; the manifest says no activation between them"
     expected = {f"{layer}.{param}" for layer in layers for param in ("weight", "bias")}
+    if head.form == "prediction" and not is_backbones:
+        yield from _norm_faults(tensors, spec)
+        expected |= set(_NORM)
     if unknown := sorted(tensors.keys() - expected):
         yield f"head {head.path!r} has no place for {', '.join(name[:80] for name in unknown[:8])}"
     for layer, rows in layers.items():
         yield from _linear_faults(
             f"head.{layer}", tensors.get(f"{layer}.weight"), tensors.get(f"{layer}.bias"), rows, spec
         )
+
+
+def _norm_faults(tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> Iterator[str]:
+    for name, is_needed in _NORM.items():
+        tensor = tensors.get(name)
+        if tensor is None and is_needed:
+            yield f"head.{name} is missing"
+        if tensor is not None and list(tensor.shape) != [spec.hidden_size]:
+            yield f"head.{name} has shape {list(tensor.shape)}; backbone {spec.name} needs {[spec.hidden_size]}"
 
 
 def _linear_faults(
@@ -69,8 +85,7 @@ def _linear_faults(
 
 
 def _label_faults(artifact: Artifact, head: HeadModule) -> Iterator[str]:
-    last = f"{head.path}.weight" if head.form == "linear" else f"{head.path}.out_proj.weight"
-    weight, labels = artifact.part("head").get(last), artifact.manifest.labels
+    weight, labels = artifact.part("head").get(f"{head.last}.weight"), artifact.manifest.labels
     kind = artifact.manifest.kind
     if kind in _ROWS:
         if labels is not None:

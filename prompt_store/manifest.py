@@ -103,25 +103,43 @@ class GoldenExample(_Part):
     tolerance: Annotated[float, Field(gt=0)] = 1e-3
 
 
+HeadForm = Literal["linear", "dense-linear", "pre-classifier", "prediction"]
+HeadActivation = Literal["tanh", "gelu", "gelu_new", "relu"]
+
+
 class HeadModule(_Part):
     """The trained layers between hidden states and logits, by the names of the training model.
 
     `linear`: one Linear at `path`. `dense-linear`: `path.dense`, `activation`, `path.out_proj`.
+    `pre-classifier`: `pre_classifier`, `activation`, `path`. `prediction`: `head.dense`, `activation`, `head.norm`,
+    `path`, where the first three are the backbone's own if the artifact brings none.
     `reads` says which hidden state goes in: the pooler's output over the row's first position (a virtual token counts)
-    or over its first text token, the first position itself, the last one, or every text token.
+    or over its first text token, the first position itself, the last one, the mean of all, or every text token.
     `pooler_activation` is of a pooler that the artifact brings; unset is tanh.
     """
 
     path: str
-    form: Literal["linear", "dense-linear"] = "linear"
-    activation: Literal["tanh", "gelu"] | None = None
-    reads: Literal["pooler", "text-pooler", "first", "last", "tokens"]
+    form: HeadForm = "linear"
+    activation: HeadActivation | None = None
+    reads: Literal["pooler", "text-pooler", "first", "last", "mean", "tokens"]
     pooler_activation: Literal["tanh", "gelu"] | None = None
 
     @property
     def reads_pooler(self) -> bool:
         """Whether a pooler stands between the hidden state and the head."""
         return self.reads in ("pooler", "text-pooler")
+
+    @property
+    def last(self) -> str:
+        """The path of the layer that gives the scores."""
+        return f"{self.path}.out_proj" if self.form == "dense-linear" else self.path
+
+    @property
+    def first(self) -> str | None:
+        """The path of the layer before the activation; None: there is none."""
+        if self.form == "dense-linear":
+            return f"{self.path}.dense"
+        return {"pre-classifier": "pre_classifier", "prediction": "head.dense"}.get(self.form)
 
 
 class Fingerprint(_Part):

@@ -78,6 +78,9 @@ def tiny_model(arch: str, task: str) -> tuple[PreTrainedModel, PretrainedConfig]
     if task != "BACKBONE":
         backbone = _seeded(AutoModel, tiny_config(arch), seed=7)
         model.base_model.load_state_dict(backbone.state_dict(), strict=False)
+    if arch in ("modernbert", "modernbert-mean") and hasattr(model, "head"):
+        # Its classifiers take the layer before them from the pretrained model's files, as they do the backbone.
+        model.head.load_state_dict(_seeded(AutoModelForMaskedLM, tiny_config(arch), seed=11).head.state_dict())
     return model.eval(), config
 
 

@@ -125,6 +125,7 @@ ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt-neo": ("gpt_neo", _GPT_NEO),
     "xglm": ("xglm", _OTHER_NAMES | {"num_layers": 3, "attention_heads": 4, "ffn_dim": 64, "init_std": 0.3}),
     "stablelm": ("stablelm", _GROUPED),
+    "modernbert-decoder": ("modernbert-decoder", _SIZES | {"local_attention": 8, "cls_token_id": 0, "sep_token_id": 2}),
     "bert": ("bert", _SIZES),
     "roberta": ("roberta", _SIZES),
     "xlm-roberta": ("xlm-roberta", _SIZES),
@@ -142,6 +143,10 @@ ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "ernie": ("ernie", _SIZES),
     "distilbert": ("distilbert", _SIZES | {"hidden_dim": 64}),
     "modernbert": ("modernbert", _SIZES | {"local_attention": 8, "cls_token_id": 0, "sep_token_id": 2}),
+    "modernbert-mean": (
+        "modernbert",
+        _SIZES | {"local_attention": 8, "cls_token_id": 0, "sep_token_id": 2, "classifier_pooling": "mean"},
+    ),
     "roformer": ("roformer", _SIZES),
     "megatron-bert": ("megatron-bert", _SIZES),
     "rembert": ("rembert", _SIZES | {"input_embedding_size": 32, "output_embedding_size": 24}),

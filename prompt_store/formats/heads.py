@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats.checkpoint import Reasons
-from prompt_store.manifest import READS_TOKENS, HeadKind, HeadModule, Pool
+from prompt_store.manifest import READS_TOKENS, HeadActivation, HeadForm, HeadKind, HeadModule, Pool
 
-Reads = Literal["pooler", "text-pooler", "first", "last", "tokens"]
+Reads = Literal["pooler", "text-pooler", "first", "last", "mean", "tokens"]
 
 _POOLED = frozenset({"bert", "albert", "ernie", "megatron-bert", "rembert"})  # one Linear over the pooler's output
 _OWN_POOLED = frozenset({"deberta", "deberta-v2"})  # the same, but the pooler is the task's, and trained with it
-_DENSE_ACTIVATION: dict[str, Literal["tanh", "gelu"]] = {  # dense, activation, out_proj over the first position
+_PREDICTED = frozenset({"modernbert", "modernbert-decoder"})  # head.dense, activation, head.norm, classifier
+_CONFIGURED = "of the config"
+_DENSE_ACTIVATION = {  # dense, activation, out_proj over the first position
     "roberta": "tanh",
     "xlm-roberta": "tanh",
     "xlm-roberta-xl": "tanh",
@@ -29,8 +31,16 @@ _DENSE_ACTIVATION: dict[str, Literal["tanh", "gelu"]] = {  # dense, activation, 
     "data2vec-text": "tanh",
     "mpnet": "tanh",
     "electra": "gelu",
+    "roformer": _CONFIGURED,
+    "big_bird": _CONFIGURED,
 }
-_PLAIN_TOKENS = _POOLED | _OWN_POOLED | _DENSE_ACTIVATION.keys() | {"distilbert"}
+_PRE_ACTIVATION = {"distilbert": "relu"}  # pre_classifier, activation, classifier over the first position
+_PLAIN_TOKENS = _POOLED | _OWN_POOLED | _DENSE_ACTIVATION.keys() | _PRE_ACTIVATION.keys()
+_LAYERS: dict[HeadForm, str] = {
+    "dense-linear": "dense and out_proj",
+    "pre-classifier": "pre_classifier and classifier",
+    "prediction": "head.dense, head.norm and classifier",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +60,16 @@ def head_module(head: HeadTensors, kind: HeadKind, pool: Pool | None, spec: Back
     """Return where this head stands and what it reads. Raises CheckpointError with every reason."""
     reasons = Reasons()
     path, form = _place(head, reasons)
+    if form == "linear" and spec.model_type in _PREDICTED:
+        form = "prediction"
+        reasons.expect(
+            spec.has_prediction_head,
+            f"in a {spec.model_type} head.dense and head.norm stand before {path}; they are neither in the files of "
+            f"backbone {spec.name} nor in this one: train again with head in modules_to_save",
+        )
     is_own = pool is None and form == "linear" and head.reads is not None
     reads = head.reads if is_own and head.reads else _reads(form, kind, pool, spec, reasons)
-    activation = _DENSE_ACTIVATION.get(spec.model_type) if form == "dense-linear" else None
-    if form == "dense-linear":
-        reasons.expect(
-            activation is not None,
-            f"the activation between {path}.dense and {path}.out_proj is not known for model type {spec.model_type!r}; "
-            f"known are {', '.join(_DENSE_ACTIVATION)}",
-        )
+    activation = _activation(form, spec, reasons)
     reads_pooler = reads in ("pooler", "text-pooler")
     if reads_pooler:
         reasons.expect(
@@ -69,6 +80,28 @@ def head_module(head: HeadTensors, kind: HeadKind, pool: Pool | None, spec: Back
     pooler_activation = _pooler_activation(spec, reasons) if reads_pooler and head.has_pooler else None
     reasons.check()
     return HeadModule(path=path, form=form, activation=activation, reads=reads, pooler_activation=pooler_activation)
+
+
+def _activation(form: HeadForm, spec: BackboneSpec, reasons: Reasons) -> HeadActivation | None:
+    """Return what stands between the layers; None: nothing does."""
+    kind = spec.model_type
+    match form:
+        case "linear":
+            return None
+        case "dense-linear":
+            name, known = _DENSE_ACTIVATION.get(kind), list(_DENSE_ACTIVATION)
+        case "pre-classifier":
+            name, known = _PRE_ACTIVATION.get(kind), list(_PRE_ACTIVATION)
+        case "prediction":
+            name, known = _CONFIGURED if kind in _PREDICTED else None, sorted(_PREDICTED)
+    said = spec.head_activation if name is _CONFIGURED else name
+    found: HeadActivation | None = next((one for one in get_args(HeadActivation) if one == said), None)
+    reasons.expect(name is not None, f"a head of {_LAYERS[form]} is one of {', '.join(known)}; {spec.name} is a {kind}")
+    reasons.expect(
+        name is None or found is not None,
+        f"{said} stands in the heads of {spec.name}; known are {', '.join(get_args(HeadActivation))}",
+    )
+    return found
 
 
 def _pooler_activation(spec: BackboneSpec, reasons: Reasons) -> Literal["tanh", "gelu"] | None:
@@ -82,11 +115,10 @@ def _pooler_activation(spec: BackboneSpec, reasons: Reasons) -> Literal["tanh", 
 
 def num_labels(head: HeadModule, tensors: Mapping[str, torch.Tensor]) -> int:
     """Return how many scores the head gives: the rows of its last layer's weight."""
-    last = f"{head.path}.out_proj.weight" if head.form == "dense-linear" else f"{head.path}.weight"
-    return int(tensors[last].shape[0])
+    return int(tensors[f"{head.last}.weight"].shape[0])
 
 
-def _place(head: HeadTensors, reasons: Reasons) -> tuple[str, Literal["linear", "dense-linear"]]:
+def _place(head: HeadTensors, reasons: Reasons) -> tuple[str, HeadForm]:
     weights = {
         name.removesuffix(".weight") for name, t in head.tensors.items() if name.endswith(".weight") and t.ndim == 2
     }
@@ -94,36 +126,41 @@ def _place(head: HeadTensors, reasons: Reasons) -> tuple[str, Literal["linear", 
     for path in outer:
         if _accounts_for(head, (f"{path}.dense", f"{path}.out_proj"), weights):
             return path, "dense-linear"
+    if _accounts_for(head, ("pre_classifier", "classifier"), weights):
+        return "classifier", "pre-classifier"
+    if _accounts_for(head, ("head.dense", "classifier"), weights, norm="head.norm"):
+        return "classifier", "prediction"
     for path in weights:
         if _accounts_for(head, (path,), weights):
             return path, "linear"
     reasons.add(
         f"the head is {head.describe()}; expected one Linear (<path>.weight, .bias), "
-        "or <path>.dense and <path>.out_proj"
+        f"or {', or '.join(_LAYERS.values())}"
     )
     return "", "linear"
 
 
-def _accounts_for(head: HeadTensors, layers: tuple[str, ...], weights: set[str]) -> bool:
-    """Whether the head is exactly these Linear layers: a layer too many would be left out in silence."""
+def _accounts_for(head: HeadTensors, layers: tuple[str, ...], weights: set[str], norm: str | None = None) -> bool:
+    """Whether the head is exactly these Linear layers and a norm: one too many would be left out in silence."""
     if weights != set(layers):
         return False
-    allowed = {f"{layer}.{param}" for layer in layers for param in ("weight", "bias")}
-    return head.tensors.keys() <= allowed and all(
-        t.ndim == 1 for name, t in head.tensors.items() if name.endswith(".bias")
-    )
+    named = [*layers, *([norm] if norm else [])]
+    allowed = {f"{layer}.{param}" for layer in named for param in ("weight", "bias")}
+    is_flat = all(t.ndim == 1 for name, t in head.tensors.items() if name.removesuffix(".weight") not in layers)
+    return head.tensors.keys() <= allowed and is_flat and (norm is None or f"{norm}.weight" in head.tensors)
 
 
-def _reads(
-    form: Literal["linear", "dense-linear"], kind: HeadKind, pool: Pool | None, spec: BackboneSpec, reasons: Reasons
-) -> Reads:
+def _reads(form: HeadForm, kind: HeadKind, pool: Pool | None, spec: BackboneSpec, reasons: Reasons) -> Reads:
     if kind in READS_TOKENS:
         reasons.expect(pool is None, f"pool {pool!r} is for one vector a row; a {kind} head reads every token")
         reasons.expect(
-            spec.is_causal or spec.model_type in _PLAIN_TOKENS,
+            spec.is_causal or spec.model_type in _PLAIN_TOKENS or form == "prediction",
             f"{kind} heads of model type {spec.model_type!r} have layers before the head that no adapter saves",
         )
-        reasons.expect(form == "linear", f"a {kind} head is one Linear; the file has dense and out_proj")
+        reasons.expect(
+            form in ("linear", "prediction"),
+            f"a {kind} head is one Linear; the file has {_LAYERS.get(form)}",
+        )
         return "tokens"
     if pool == "cls" or pool == "mean":
         reasons.add(f"pool {pool!r} is for embedding tasks; a {kind} head reads pooler, text-pooler, first or last")
@@ -132,7 +169,13 @@ def _reads(
         return pool
     if spec.is_causal:
         return "last"
-    if form == "dense-linear":
+    if form == "prediction":
+        reasons.expect(
+            spec.head_pool is not None,
+            f"the config of {spec.name} says no classifier_pooling: say pool in the manifest",
+        )
+        return "mean" if spec.head_pool == "mean" else "first"
+    if form != "linear":
         return "first"
     reasons.expect(
         spec.model_type in _POOLED | _OWN_POOLED,

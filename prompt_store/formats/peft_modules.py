@@ -13,7 +13,7 @@ import torch
 from prompt_store.formats.checkpoint import Reasons
 
 _ROOT = "base_model."
-_HEADS = ("classifier.", "score.", "qa_outputs.")
+_HEADS = ("classifier.", "score.", "qa_outputs.", "pre_classifier.", "head.")
 _OLD_WRAPPER = re.compile(r"\.modules_to_save\.[^.]+\.")
 _POOLER = re.compile(r"(?:[A-Za-z0-9_]+\.)?pooler\.(?:dense\.)?(weight|bias)")
 

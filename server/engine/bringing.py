@@ -81,7 +81,7 @@ class Bringing:
         if "plain" in keys and keys["plain"] not in parts:
             parts[keys["plain"]] = plain if isinstance(plain, Vectors) else self._plain(request)
         if "head" in keys and keys["head"] not in parts:
-            head = build_head(request.artifact, self._backbone.device)
+            head = build_head(request.artifact, self._backbone.prediction_head, self._backbone.device)
             assert head is not None
             parts[keys["head"]] = head
         return Brought(_resident(request, keys, parts), parts)

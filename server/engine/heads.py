@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,13 @@ from torch import nn
 from prompt_store.artifact import Artifact
 from prompt_store.manifest import HeadModule
 
-_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"tanh": torch.tanh, "gelu": F.gelu}
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "relu": torch.relu,
+}
+_NORM_EPS = 1e-5  # ModernBERT's, in every config
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,6 +29,7 @@ class Head:
     module: HeadModule
     weights: dict[str, torch.Tensor]  # below `head.`, float32
     pooler: dict[str, torch.Tensor]  # below `pooler.`, float32; empty: the backbone's own serves
+    before: nn.Module | None = None  # the backbone's own layers before the last; None: the artifact has all
 
     @property
     def size_bytes(self) -> int:
@@ -31,32 +39,48 @@ class Head:
     def pooled(self, hidden: torch.Tensor, backbone_pooler: nn.Module | None) -> torch.Tensor:
         """Return what goes into the head, for the hidden states [k, hidden] at its read position."""
         if not self.module.reads_pooler:
-            return hidden.float()
+            return hidden
         if self.pooler:
             pooled = F.linear(hidden.float(), self.pooler["dense.weight"], self.pooler.get("dense.bias"))
             return _ACTIVATIONS[self.module.pooler_activation or "tanh"](pooled)
         assert backbone_pooler is not None, "validate lets no head without a pooler pass"
         own: torch.Tensor = backbone_pooler(hidden[:, None])  # poolers take [k, tokens, hidden] and read token 0
-        return own.float()
+        return own
 
     def logits(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return [k, num_labels] for `pooled` [k, hidden]."""
-        path = self.module.path
-        if self.module.form == "linear":
-            return self._linear(path, pooled)
-        activate = _ACTIVATIONS[self.module.activation or "gelu"]
-        return self._linear(f"{path}.out_proj", activate(self._linear(f"{path}.dense", pooled)))
+        return self._linear(self.module.last, self._prepared(pooled).float())
+
+    def _prepared(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return what goes into the last layer."""
+        if self.before is not None:
+            own: torch.Tensor = self.before(pooled.to(next(self.before.parameters()).dtype))
+            return own
+        if self.module.first is None:
+            return pooled
+        inner = _ACTIVATIONS[self.module.activation or "gelu"](self._linear(self.module.first, pooled.float()))
+        if self.module.form != "prediction":
+            return inner
+        return F.layer_norm(
+            inner, inner.shape[-1:], self.weights["head.norm.weight"], self.weights.get("head.norm.bias"), _NORM_EPS
+        )
 
     def _linear(self, path: str, inputs: torch.Tensor) -> torch.Tensor:
         return F.linear(inputs, self.weights[f"{path}.weight"], self.weights.get(f"{path}.bias"))
 
 
-def build_head(artifact: Artifact, device: torch.device) -> Head | None:
-    """Bring an artifact's head to the device, or return None when it has none."""
-    if artifact.manifest.head is None:
+def build_head(artifact: Artifact, prediction_head: nn.Module | None, device: torch.device) -> Head | None:
+    """Bring an artifact's head to the device, or return None when it has none.
+
+    `prediction_head` is the backbone's own, for an artifact that was trained with it and brings none.
+    """
+    module = artifact.manifest.head
+    if module is None:
         return None
 
     def moved(prefix: str) -> dict[str, torch.Tensor]:
         return {name: t.to(device, torch.float32) for name, t in artifact.part(prefix).items()}
 
-    return Head(artifact.manifest.head, moved("head"), moved("pooler"))
+    weights = moved("head")
+    is_own = module.form != "prediction" or f"{module.first}.weight" in weights
+    return Head(module, weights, moved("pooler"), None if is_own else prediction_head)

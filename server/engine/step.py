@@ -9,6 +9,7 @@ import torch
 
 from server.engine.backbone.backbone import Backbone
 from server.engine.errors import NonFiniteError
+from server.engine.heads import Head
 from server.engine.plan import build_plan
 from server.engine.pooling import mean_of, pooled_places
 from server.engine.rows import RunningRow
@@ -100,7 +101,7 @@ class Stepper:
         for members in _by_head(rows, _reading(rows, ReadSequence)):
             head = rows[members[0]].resident.head
             assert head is not None
-            hidden = read.at(members, [_head_place(rows[i], head.module.reads) for i in members])
+            hidden = _read_by_head(read, rows, members, head)
             logits = head.logits(head.pooled(hidden, self._backbone.pooler)).cpu()
             for index, row_logits in zip(members, logits, strict=True):
                 yield index, _finite(rows[index], row_logits)
@@ -111,7 +112,7 @@ class Stepper:
             head = rows[members[0]].resident.head
             assert head is not None
             places = [rows[i].token_places for i in members]
-            logits = head.logits(read.of(members, places).float()).cpu()
+            logits = head.logits(read.of(members, places)).cpu()
             parts = torch.split(logits, [len(row_places) for row_places in places])
             for index, row_logits in zip(members, parts, strict=True):
                 yield index, _finite(rows[index], row_logits)
@@ -151,6 +152,14 @@ def _columns_of(row: RunningRow) -> tuple[int, ...]:
 
 def _read_place(row: RunningRow) -> int:
     return len(row.input_ids) - 1 if row.read_position is None else row.read_position
+
+
+def _read_by_head(read: _Read, rows: Sequence[RunningRow], members: Sequence[int], head: Head) -> torch.Tensor:
+    """Return [members, hidden]: what the head reads of each row, before a pooler."""
+    if head.module.reads == "mean":
+        counts = [len(rows[i].input_ids) for i in members]
+        return mean_of(read.of(members, [range(count) for count in counts]), counts)
+    return read.at(members, [_head_place(rows[i], head.module.reads) for i in members])
 
 
 def _head_place(row: RunningRow, reads: str) -> int:

@@ -134,7 +134,13 @@ def _said(arch: str, peft_type: str, task_type: str) -> dict[str, Any]:
         return {"num_attention_heads": 1, "token_dim": config.head_dim}
     if arch == "albert" and peft_type.startswith(PREFIXES):
         return {"token_dim": config.hidden_size}
-    if arch.startswith("deberta") and task_type == "SEQ_CLS":
+    if arch == "modernbert" and task_type == "QUESTION_ANS":
+        return {"modules_to_save": ["classifier"]}  # PEFT looks for qa_outputs
+    if arch == "modernbert-mean" and task_type in HEADS:
+        return {"modules_to_save": ["head", "classifier"]}
+    if arch == "modernbert-decoder" and task_type == "SEQ_CLS":
+        return {"modules_to_save": ["head"]}  # random before training, and in no pretrained file
+    if (arch.startswith("deberta") or arch == "rembert") and task_type == "SEQ_CLS":
         return {"modules_to_save": ["pooler"]}  # it is the task's, and a file without it is refused
     return {}
 

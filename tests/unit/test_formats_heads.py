@@ -28,6 +28,16 @@ def dense() -> HeadTensors:
     )
 
 
+def layers(*names: str, norm: bool = False) -> HeadTensors:
+    tensors = {f"{name}.{param}": t for name in names for param, t in (("weight", WIDE), ("bias", BIAS))}
+    return HeadTensors(tensors | ({"head.norm.weight": BIAS} if norm else {}), has_pooler=False)
+
+
+MODERN = replace(ENCODER, model_type="modernbert", has_pooler=False, has_prediction_head=True, head_pool="cls")
+PREDICTION = HeadModule(path="classifier", form="prediction", activation="gelu", reads="first")
+BEFORE = HeadModule(path="classifier", form="pre-classifier", activation="relu", reads="first")
+
+
 @pytest.mark.parametrize(
     ("head", "kind", "spec", "expected"),
     [
@@ -48,6 +58,17 @@ def dense() -> HeadTensors:
             replace(ROBERTA, model_type="electra"),
             HeadModule(path="classifier", form="dense-linear", activation="gelu", reads="first"),
         ),
+        (
+            dense(),
+            SEQUENCE,
+            replace(ROBERTA, model_type="big_bird", head_activation="gelu_new"),
+            HeadModule(path="classifier", form="dense-linear", activation="gelu_new", reads="first"),
+        ),
+        (layers("pre_classifier", "classifier"), SEQUENCE, replace(ENCODER, model_type="distilbert"), BEFORE),
+        (layers("head.dense", "classifier", norm=True), SEQUENCE, MODERN, PREDICTION),
+        (linear(), SEQUENCE, MODERN, PREDICTION),
+        (linear(), SEQUENCE, replace(MODERN, head_pool="mean"), PREDICTION.model_copy(update={"reads": "mean"})),
+        (linear(), TOKENS, MODERN, PREDICTION.model_copy(update={"reads": "tokens"})),
     ],
 )
 def test_head_reads_as_in_transformers(
@@ -66,8 +87,15 @@ def test_publisher_may_say_where_a_head_reads() -> None:
     [
         (linear(), SEQUENCE, replace(ENCODER, has_pooler=False), "neither in backbone tiny-bert nor in the file"),
         (linear(), SEQUENCE, replace(ENCODER, model_type="distilbert"), "say pool"),
-        (linear(), TOKENS, replace(ENCODER, model_type="modernbert"), "layers before the head"),
-        (dense(), SEQUENCE, replace(ENCODER, model_type="unheard-of"), "activation"),
+        (linear(), TOKENS, replace(ENCODER, model_type="unheard-of"), "layers before the head"),
+        (linear(), TOKENS, replace(MODERN, has_prediction_head=False), "with head in modules_to_save"),
+        (linear(), SEQUENCE, replace(MODERN, head_pool=None), "says no classifier_pooling"),
+        (linear(), SEQUENCE, replace(MODERN, head_activation="mish"), "mish stands in the heads"),
+        (layers("head.dense", "classifier"), SEQUENCE, MODERN, "expected one Linear"),
+        (layers("head.dense", "classifier", norm=True), SEQUENCE, ENCODER, "is one of modernbert"),
+        (layers("pre_classifier", "classifier"), SEQUENCE, ENCODER, "is one of distilbert"),
+        (layers("pre_classifier", "classifier"), TOKENS, ENCODER, "the file has pre_classifier and classifier"),
+        (dense(), SEQUENCE, replace(ENCODER, model_type="unheard-of"), "a head of dense and out_proj"),
         (dense(), TOKENS, ROBERTA, "one Linear"),
         (HeadTensors({"classifier.bias": BIAS}, False), SEQUENCE, ENCODER, "expected one Linear"),
         (HeadTensors({"classifier.weight": BIAS}, False), SEQUENCE, ENCODER, "expected one Linear"),

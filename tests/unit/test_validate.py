@@ -280,6 +280,21 @@ def test_pooler_that_nobody_reads() -> None:
     assert "its head reads first" in reasons(artifact, ENCODER)[0]
 
 
+def test_a_prediction_head_is_the_artifacts_or_the_backbones() -> None:
+    head = HeadModule(path="classifier", form="prediction", activation="gelu", reads="first")
+    last = {"head.classifier.weight": torch.zeros(3, 32)}
+    manifest = classified().manifest.model_copy(update={"head": head})
+    alone = Artifact(manifest, {"embeds": embeds(ENCODER)} | last)
+    assert "neither the artifact nor" in reasons(alone, ENCODER)[0]
+    assert validate(alone, replace(ENCODER, has_prediction_head=True)) == ()
+    tensors = {**last, "head.head.dense.weight": torch.zeros(32, 32), "head.head.norm.bias": torch.zeros(8)}
+    brought = Artifact(manifest, {"embeds": embeds(ENCODER)} | tensors)
+    assert reasons(brought, ENCODER) == (
+        "head.head.norm.weight is missing",
+        f"head.head.norm.bias has shape [8]; backbone {ENCODER.name} needs [32]",
+    )
+
+
 def test_dense_head_has_its_own_shapes() -> None:
     head = HeadModule(path="classifier", form="dense-linear", activation="tanh", reads="first")
     tensors = {

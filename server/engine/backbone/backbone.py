@@ -45,6 +45,7 @@ class Backbone:
     def __init__(self, parts: BackboneParts) -> None:
         self.parts = parts
         self.pooler: nn.Module | None = parts.pooler
+        self.prediction_head = _prediction_head(parts)
         self.reader = LogitReader(parts.model) if parts.model is not None else None
         self.device: torch.device = parts.base.device
         self.dtype: torch.dtype = parts.base.dtype
@@ -115,6 +116,12 @@ def _shape(parts: BackboneParts, embeddings: nn.Embedding) -> BackboneShape:
         num_token_types=_num_token_types(parts),
         is_causal=_is_causal(parts),
     )
+
+
+def _prediction_head(parts: BackboneParts) -> nn.Module | None:
+    """Return what ModernBERT's files hold before their LM head: its classifiers have the same layers, of that name."""
+    head = getattr(parts.model, "head", None)
+    return head if isinstance(head, nn.Module) and type(head).__name__.endswith("PredictionHead") else None
 
 
 def _num_kv_heads(config: PretrainedConfig) -> int:

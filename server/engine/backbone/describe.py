@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from transformers import PretrainedConfig
 
 from prompt_store.backbone_files import hash_weights, weight_files
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
@@ -48,6 +49,9 @@ def describe(backbone: Backbone, directory: Path, refusals: dict[PromptPlace, st
         num_token_types=shape.num_token_types,
         has_pooler=backbone.pooler is not None,
         pooler_activation=getattr(parts.config, "pooler_hidden_act", "tanh"),
+        head_activation=_head_activation(parts.config),
+        head_pool=getattr(parts.config, "classifier_pooling", None),
+        has_prediction_head=backbone.prediction_head is not None,
         lm_head=None if backbone.reader is None else "causal" if shape.is_causal else "masked",
         mask_token_id=tokenizer.mask_token_id if tokenizer else None,
         pair=pair_template(tokenizer),
@@ -59,6 +63,11 @@ def describe(backbone: Backbone, directory: Path, refusals: dict[PromptPlace, st
         # Whole-model files beside a prompt are saved of encoders; a large decoder would only start later.
         weight_digests={} if shape.is_causal else _weight_digests(backbone),
     )
+
+
+def _head_activation(config: PretrainedConfig) -> str:
+    named = getattr(config, "classifier_activation", None) or getattr(config, "hidden_act", None)
+    return str(named or "gelu")
 
 
 def _weight_digests(backbone: Backbone) -> dict[str, str]:
