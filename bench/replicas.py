@@ -1,7 +1,8 @@
 """Publish and move a task's alias on two servers that share one Redis, under load: when does each answer with it?
 
-`python -m bench.replicas [--backbone minilm|smollm2|DIR] [--changes 100] [--clients 4] [--json]`: once with hints, and
-once with a user of Redis that may not hear them, so that only polling is left.
+`python -m bench.replicas [--backbone minilm|smollm2|DIR] [--changes 500] [--clients 4] [--json]`: once with hints, and
+once with a user of Redis that may not hear them, so that only polling is left (`--by` does one of them). Two of three
+changes are publishes, the third moves the alias back. The server of Redis syncs every write.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from server.demo.publish import parts, prompt_folders
 TEXT = "a great movie"
 MAX_LAG_S = 2.5  # an answer of a version that was moved away from longer ago is wrong
 DEAF = "deaf"  # a user of Redis that may not wait for hints, and its password
+LOGINS = {"hints": "", "polling": f"{DEAF}:{DEAF}@"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +194,11 @@ async def _change(
     return Change(version or answer.json()["version"], began, time.monotonic())
 
 
-def run(backbone: Path, files: Parts, num_changes: int, num_clients: int) -> list[Report]:
+def run(ways: Sequence[str], backbone: Path, files: Parts, num_changes: int, num_clients: int) -> list[Report]:
     """Have the same changes with hints and without them, each on a Redis of its own."""
     reports = []
-    for name, login in (("hints", ""), ("polling", f"{DEAF}:{DEAF}@")):
+    for name in ways:
+        login = LOGINS[name]
         with valkey() as port, ExitStack() as stack:
             with redis.Redis(port=port) as client:
                 client.execute_command("ACL", "SETUSER", DEAF, "on", f">{DEAF}", "~*", "+@all", "-xread")
@@ -224,13 +227,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.replicas", description=__doc__)
     parser.add_argument("--backbone", default="minilm", help="minilm, smollm2, or the directory of one of them")
     parser.add_argument("--cache", type=Path, default=Path(os.environ.get("SOFTMUX_CACHE", "~/.cache/softmux")))
-    parser.add_argument("--changes", type=int, default=100, help="with hints, and again without them")
+    parser.add_argument("--changes", type=int, default=500, help="with hints, and again without them")
     parser.add_argument("--clients", type=int, default=4, help="of each server")
+    parser.add_argument("--by", nargs="+", choices=LOGINS, default=list(LOGINS), help="how changes are found")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     name, directory = named_backbone(options.backbone, options.cache.expanduser())
     folder = next(folder for folder in prompt_folders(name) if folder.name == MOVED)
-    reports = run(directory, parts(folder), options.changes, options.clients)
+    reports = run(options.by, directory, parts(folder), options.changes, options.clients)
     if options.json:
         print(json.dumps([asdict(one) for one in reports], indent=2))
     else:

@@ -32,6 +32,19 @@ CREATE INDEX IF NOT EXISTS changes_by_number ON changes (number);
 """
 
 
+# From alias to alias through the primary key, and to the last state of each: however long an alias's past is, it is not
+# read. SQLite would read all of it for max(serial) by GROUP BY alias.
+_CURRENT_STATES = """
+WITH RECURSIVE found (alias) AS (
+    SELECT min(alias) FROM states WHERE tenant = ?1 AND name = ?2
+    UNION ALL
+    SELECT (SELECT min(alias) FROM states WHERE tenant = ?1 AND name = ?2 AND alias > found.alias)
+    FROM found WHERE found.alias IS NOT NULL)
+SELECT (SELECT state FROM states WHERE tenant = ?1 AND name = ?2 AND alias = found.alias ORDER BY serial DESC LIMIT 1)
+FROM found WHERE alias IS NOT NULL ORDER BY alias
+"""
+
+
 def create_schema(connection: sqlite3.Connection) -> None:
     """Create what is missing; a new store gets a new epoch."""
     for statement in _SCHEMA.split(";"):
@@ -54,11 +67,7 @@ class SqliteTables:
         if not self._rows("SELECT 1 FROM tasks WHERE tenant = ? AND name = ?", *key):
             return None
         records = self._rows("SELECT record FROM versions WHERE tenant = ? AND name = ? ORDER BY position", *key)
-        # A bare column beside max() is of the row that has the maximum: SQLite's documented behaviour.
-        states = self._rows(
-            "SELECT state, max(serial) FROM states WHERE tenant = ? AND name = ? GROUP BY alias ORDER BY alias", *key
-        )
-        current = [load_state(state) for state, _ in states]
+        current = [load_state(state) for (state,) in self._rows(_CURRENT_STATES, *key)]
         versions = tuple(load_version(record) for (record,) in records)
         return TaskRecord(task, versions, {state.alias: state for state in current})
 

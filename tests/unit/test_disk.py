@@ -1,6 +1,7 @@
 """What a disk store does when the disk, another process or an intruder gets in the way."""
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import os
@@ -19,6 +20,7 @@ from prompt_store.digest import version_of
 from prompt_store.disk.blobs import BlobFiles, Reserve
 from prompt_store.disk.files import Files
 from prompt_store.disk.layout import blob_parts, inside
+from prompt_store.disk.sqlite_tables import SqliteTables, create_schema
 from prompt_store.disk.store import DiskOptions, DiskStore
 from prompt_store.errors import (
     InvalidNameError,
@@ -30,8 +32,8 @@ from prompt_store.errors import (
 )
 from prompt_store.memory import MemoryStore
 from prompt_store.open import open_store
-from prompt_store.refs import LIVE, TaskName, Version
-from prompt_store.store import Target, VersionRecord
+from prompt_store.refs import LIVE, Alias, TaskName, Version
+from prompt_store.store import AliasState, Target, VersionRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -426,6 +428,38 @@ class TestCollecting:
         assert await store.collect(0) == 5
         assert files_in(tmp_path) == sorted([young, blob_of(tmp_path)])
         await store.close()
+
+
+class TestNames:
+    def test_a_long_past_of_an_alias_costs_a_resolve_nothing(self) -> None:
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            create_schema(connection)
+            tables = SqliteTables(connection)
+            tables.save_version(TASK, record_of(VERSION))
+            steps: list[int] = []
+            for serial in range(1, 1001):
+                for alias in (LIVE, Alias("canary")):
+                    tables.append_state(TASK, AliasState(alias, (Target(VERSION),), serial, "ann", 0.0))
+                if serial in (10, 1000):
+                    steps.append(self.steps_of(connection, lambda: tables.load(TASK)))
+            found = tables.load(TASK)
+        assert steps[1] <= steps[0] + 10  # of SQLite's machine
+        assert found is not None
+        assert {alias: state.serial for alias, state in found.aliases.items()} == {LIVE: 1000, Alias("canary"): 1000}
+
+    @staticmethod
+    def steps_of(connection: sqlite3.Connection, work: Callable[[], object]) -> int:
+        num_steps = 0
+
+        def step() -> int:
+            nonlocal num_steps
+            num_steps += 1
+            return 0
+
+        connection.set_progress_handler(step, 1)
+        work()
+        connection.set_progress_handler(None, 1)
+        return num_steps
 
 
 class TestPaths:
