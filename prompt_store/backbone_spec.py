@@ -48,6 +48,7 @@ class BackboneSpec:
     refusals: dict[PromptPlace, str] = field(default_factory=dict)  # a place that cannot be served -> why
     pooler_activation: str = "tanh"  # of a pooler of this architecture, whoever brings it
     head_activation: str = "gelu"  # of a classifier's first layer, where the architecture leaves it to the config
+    norm_eps: float | None = None  # of its LayerNorms, as its config says
     head_pool: Literal["cls", "mean"] | None = None  # where a classifier reads, likewise
     has_prediction_head: bool = False  # its files hold the layers that stand before ModernBERT's classifiers
     weight_digests: dict[str, str] = field(default_factory=dict)  # see `weight_digests`; empty: nobody computed them

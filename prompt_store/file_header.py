@@ -22,6 +22,7 @@ MAX_RANK = 8
 _PREFIX_BYTES = 8
 _TENSOR_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,256}")
 _INDEX_BUFFER = re.compile(r"(?:.*\.)?(?:position_ids|token_type_ids)")  # old transformers saved these, 0 1 2 ..
+WORD_TABLE = re.compile(r"(?:.*\.)?(?:label_words_ids|words_ids_mask|label_words_mask)")  # a verbalizer's token ids
 _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
@@ -29,7 +30,8 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 class FileCaps:
     """What a file may cost and hold. `byte_tensors` names the tensors that may be U8.
 
-    `has_index_buffers`: the whole numbers that old transformers saved beside the weights may stand in the file.
+    `has_index_buffers`: the whole numbers that old transformers saved beside the weights may stand in the file, and
+    those of which a verbalizer's words are made.
     """
 
     max_file_bytes: int = 512 << 20
@@ -56,7 +58,7 @@ class TensorEntry:
     @property
     def is_index_buffer(self) -> bool:
         """Whether it holds positions or types, and nothing that was trained."""
-        return self.dtype == "I64"
+        return _INDEX_BUFFER.fullmatch(self.name) is not None and self.dtype == "I64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +128,9 @@ def _entry(name: str, found: Any, caps: FileCaps) -> TensorEntry:
         raise MalformedFileError(f"tensor name {shown} is not taken: use 1 to 256 of A-Z a-z 0-9 _ . : - without '..'")
     if not isinstance(found, dict) or found.keys() != _FIELDS:
         raise MalformedFileError(f"tensor {shown} must have exactly dtype, shape and data_offsets in the header")
-    is_index = caps.has_index_buffers and found["dtype"] == "I64" and _INDEX_BUFFER.fullmatch(name) is not None
-    dtype = "I64" if is_index else _dtype(shown, found["dtype"], name in caps.byte_tensors)
+    may_count = _INDEX_BUFFER.fullmatch(name) is not None or WORD_TABLE.fullmatch(name) is not None
+    is_counted = caps.has_index_buffers and found["dtype"] == "I64" and may_count
+    dtype = "I64" if is_counted else _dtype(shown, found["dtype"], name in caps.byte_tensors)
     shape = _counts(shown, "shape", found["shape"])
     if len(shape) > MAX_RANK or 0 in shape:
         raise MalformedFileError(

@@ -8,12 +8,14 @@ import torch
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.errors import ManifestError
+from prompt_store.label_checks import mask_faults
 from prompt_store.manifest import HEADED, READS_TOKENS, HeadKind, HeadModule
+from prompt_store.template import Template, parse_template
 
 _ROWS = {HeadKind.QUESTION_ANSWERING: 2, HeadKind.MULTIPLE_CHOICE: 1}  # start and end; one score a choice
 
 PREDICTION = "head."  # how the names of ModernBERT's layers before the classifier begin
-_NORM = {f"{PREDICTION}norm.weight": True, f"{PREDICTION}norm.bias": False}  # name -> whether it must be there
 
 
 def head_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
@@ -43,9 +45,11 @@ def _layer_faults(head: HeadModule, tensors: Mapping[str, torch.Tensor], spec: B
         if head.activation is None:
             yield f"head {head.path!r} has {head.first} and {head.last}; the manifest says no activation between them"
     expected = {f"{layer}.{param}" for layer in layers for param in ("weight", "bias")}
-    if head.form == "prediction" and not is_backbones:
-        yield from _norm_faults(tensors, spec)
-        expected |= set(_NORM)
+    if head.norm is not None and not is_backbones:
+        yield from _norm_faults(head.norm, tensors, spec)
+        expected |= {f"{head.norm}.weight", f"{head.norm}.bias"}
+    if head.form == "dense-norm-linear" and head.norm_eps is None:
+        yield f"head {head.path!r} has a norm; the manifest says no norm_eps"
     if unknown := sorted(tensors.keys() - expected):
         yield f"head {head.path!r} has no place for {', '.join(name[:80] for name in unknown[:8])}"
     for layer, rows in layers.items():
@@ -54,10 +58,10 @@ def _layer_faults(head: HeadModule, tensors: Mapping[str, torch.Tensor], spec: B
         )
 
 
-def _norm_faults(tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> Iterator[str]:
-    for name, is_needed in _NORM.items():
+def _norm_faults(norm: str, tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> Iterator[str]:
+    for name in (f"{norm}.weight", f"{norm}.bias"):
         tensor = tensors.get(name)
-        if tensor is None and is_needed:
+        if tensor is None and name.endswith(".weight"):
             yield f"head.{name} is missing"
         if tensor is not None and list(tensor.shape) != [spec.hidden_size]:
             yield f"head.{name} has shape {list(tensor.shape)}; backbone {spec.name} needs {[spec.hidden_size]}"
@@ -103,8 +107,17 @@ def _label_faults(artifact: Artifact, head: HeadModule) -> Iterator[str]:
 def _reads_faults(artifact: Artifact, head: HeadModule, spec: BackboneSpec) -> Iterator[str]:
     if (head.reads == "tokens") != (artifact.manifest.kind in READS_TOKENS):
         yield f"the head reads {head.reads}; that is not what a {artifact.manifest.kind} task reads"
+    if head.reads == "mask" and (template := _template_or_none(artifact)) is not None:
+        yield from mask_faults("heads that read a mask", template, spec)
     if head.reads_pooler and not spec.has_pooler and not artifact.part("pooler"):
         yield f"the head reads the pooler, which is neither in backbone {spec.name} nor in the artifact"
+
+
+def _template_or_none(artifact: Artifact) -> Template | None:
+    try:
+        return parse_template(artifact.manifest.template)
+    except ManifestError:  # told by the template's own check
+        return None
 
 
 def _pooler_faults(head: HeadModule, pooler: Mapping[str, torch.Tensor], spec: BackboneSpec) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from prompt_store.errors import ManifestError, TooLargeError
+from prompt_store.label_scoring import Label, LabelScoring, LabelWords
 from prompt_store.strict_json import StrictJsonError, parse
 
 MAX_MANIFEST_BYTES = 1 << 20
@@ -76,7 +77,6 @@ class _Part(BaseModel):
 
 
 _M = TypeVar("_M", bound=_Part)
-Label = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class GenerationDefaults(_Part):
@@ -103,25 +103,29 @@ class GoldenExample(_Part):
     tolerance: Annotated[float, Field(gt=0)] = 1e-3
 
 
-HeadForm = Literal["linear", "dense-linear", "pre-classifier", "prediction"]
+HeadForm = Literal["linear", "dense-linear", "dense-norm-linear", "pre-classifier", "prediction"]
+_NESTED = ("dense-linear", "dense-norm-linear")  # both layers stand below the path
 HeadActivation = Literal["tanh", "gelu", "gelu_new", "relu"]
 
 
 class HeadModule(_Part):
     """The trained layers between hidden states and logits, by the names of the training model.
 
-    `linear`: one Linear at `path`. `dense-linear`: `path.dense`, `activation`, `path.out_proj`.
+    `linear`: one Linear at `path`. `dense-linear`: `path.dense`, `activation`, `path.out_proj`. `dense-norm-linear`:
+    the same with the LayerNorm `path.norm` before the last, whose epsilon is `norm_eps`.
     `pre-classifier`: `pre_classifier`, `activation`, `path`. `prediction`: `head.dense`, `activation`, `head.norm`,
     `path`, where the first three are the backbone's own if the artifact brings none.
     `reads` says which hidden state goes in: the pooler's output over the row's first position (a virtual token counts)
-    or over its first text token, the first position itself, the last one, the mean of all, or every text token.
+    or over its first text token, the first position itself, the last one, that of the mask, the mean of all,
+    or every text token.
     `pooler_activation` is of a pooler that the artifact brings; unset is tanh.
     """
 
     path: str
     form: HeadForm = "linear"
     activation: HeadActivation | None = None
-    reads: Literal["pooler", "text-pooler", "first", "last", "mean", "tokens"]
+    norm_eps: Annotated[float, Field(gt=0)] | None = None
+    reads: Literal["pooler", "text-pooler", "first", "last", "mask", "mean", "tokens"]
     pooler_activation: Literal["tanh", "gelu"] | None = None
 
     @property
@@ -132,14 +136,19 @@ class HeadModule(_Part):
     @property
     def last(self) -> str:
         """The path of the layer that gives the scores."""
-        return f"{self.path}.out_proj" if self.form == "dense-linear" else self.path
+        return f"{self.path}.out_proj" if self.form in _NESTED else self.path
 
     @property
     def first(self) -> str | None:
         """The path of the layer before the activation; None: there is none."""
-        if self.form == "dense-linear":
+        if self.form in _NESTED:
             return f"{self.path}.dense"
         return {"pre-classifier": "pre_classifier", "prediction": "head.dense"}.get(self.form)
+
+    @property
+    def norm(self) -> str | None:
+        """The path of the LayerNorm before the last layer; None: there is none."""
+        return {"dense-norm-linear": f"{self.path}.norm", "prediction": "head.norm"}.get(self.form)
 
 
 class Fingerprint(_Part):
@@ -159,9 +168,8 @@ class PublisherManifest(_Part):
     truncate: str | None = None
     truncation_side: Literal["right", "left"] | None = None
     labels: Annotated[tuple[Label, ...], Field(min_length=1)] | None = None
-    label_words: dict[Label, Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]] | None = (
-        None
-    )
+    label_words: LabelWords | None = None
+    label_scoring: LabelScoring | None = None
     problem_type: ProblemType | None = None
     pool: Pool | None = None
     normalize: bool | None = None  # an embedding is scaled to length 1 unless the request says otherwise
@@ -204,7 +212,8 @@ class Manifest(_Part):
     truncate: str | None = None
     truncation_side: Literal["right", "left"] = "right"
     labels: tuple[Label, ...] | None = None  # in the head's order; for label words, the order of the answer
-    label_words: dict[Label, tuple[str, ...]] | None = None
+    label_words: LabelWords | None = None
+    label_scoring: LabelScoring | None = None
     problem_type: ProblemType | None = None
     head: HeadModule | None = None
     pool: Pool | None = None  # of an embedding task; a head says itself where it reads
@@ -235,6 +244,11 @@ class Manifest(_Part):
     def _labels_fit_label_words(self) -> Self:
         if self.kind is HeadKind.LABEL_WORDS and not self.label_words:
             raise ValueError('a label-words task needs label_words, e.g. {"good": ["great"], "bad": ["awful"]}')
+        if self.label_scoring is not None:
+            if self.kind is not HeadKind.LABEL_WORDS:
+                raise ValueError(f"label_scoring is for label-words tasks; this is a {self.kind} task")
+            if faults := list(self.label_scoring.faults(self.label_words or {})):
+                raise ValueError("; ".join(faults))
         return self
 
     @model_validator(mode="after")

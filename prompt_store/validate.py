@@ -11,8 +11,9 @@ from prompt_store.artifact import EMBEDS, KV_KEY, KV_VALUE, Artifact
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
 from prompt_store.errors import ManifestError, UnfitError
 from prompt_store.head_checks import head_faults
+from prompt_store.label_checks import label_faults
 from prompt_store.manifest import HeadKind
-from prompt_store.template import Special, Template, parse_template
+from prompt_store.template import Template, parse_template
 from prompt_store.template_checks import kind_faults
 from prompt_store.value_checks import DEFAULT_LIMITS, Limits, value_faults, value_remarks
 
@@ -153,16 +154,7 @@ def _template_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
             f"truncate names the field {manifest.truncate[:80]!r}; the template has "
             f"{', '.join(name[:80] for name in template.fields[:8])}"
         )
-    if manifest.kind is HeadKind.LABEL_WORDS and spec.lm_head == "masked":
-        yield from _mask_faults(template, spec)
-
-
-def _mask_faults(template: Template, spec: BackboneSpec) -> Iterator[str]:
-    masks = template.parts.count(Special("mask"))
-    if masks != 1:
-        yield f"the template has {masks} <mask>; label words on {spec.name}, a masked model, are read at exactly one"
-    if spec.mask_token_id is None:
-        yield f"label words on a masked model are read at its mask token; the tokenizer of {spec.name} has none"
+    yield from label_faults(manifest, template, spec)
 
 
 def _kind_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
@@ -173,10 +165,6 @@ def _kind_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
         yield f"pool {artifact.manifest.pool} reads the backbone's pooler; {spec.name} has none: say mean, cls or last"
     if kind is HeadKind.LABEL_WORDS and spec.lm_head is None:
         yield f"label words are read from an LM head; backbone {spec.name} has none"
-    if kind is HeadKind.LABEL_WORDS:
-        words, labels = artifact.manifest.label_words or {}, artifact.manifest.labels
-        if labels is not None and sorted(labels) != sorted(words):
-            yield f"labels {', '.join(labels[:20])} are not those of label_words: {', '.join(list(words)[:20])}"
 
 
 def _twice_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:

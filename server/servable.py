@@ -60,7 +60,7 @@ class ServableMaker:
     def _label_columns(self, manifest: Manifest) -> LabelColumns | None:
         if manifest.kind is not HeadKind.LABEL_WORDS or manifest.label_words is None:
             return None
-        return label_columns(manifest.label_words, self._tokenizer, manifest.labels)
+        return label_columns(manifest.label_words, self._tokenizer, manifest.labels, manifest.label_scoring)
 
     def _rules(self, artifact: Artifact) -> FillRules:
         room = self.spec.max_positions - artifact.manifest.num_virtual_tokens

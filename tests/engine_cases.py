@@ -12,6 +12,7 @@ import torch
 from peft_cases import DECODERS, VOCAB_SIZE, save_backbone
 from safetensors.torch import load_file
 from tiny_tokenizers import bert_tokenizer, gpt2_tokenizer, roberta_tokenizer, t5_tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
@@ -63,16 +64,19 @@ class Counted:
         self.evictions.append(reason)
 
 
+def tokenizer_of(arch: str) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a tiny backbone."""
+    if arch in DECODERS:
+        return gpt2_tokenizer()
+    if arch in LIKE_T5:
+        return t5_tokenizer(VOCAB_SIZE)
+    return (roberta_tokenizer if arch in LIKE_ROBERTA else bert_tokenizer)(VOCAB_SIZE)
+
+
 def backbone_directory(arch: str, directory: Path) -> Path:
     """Save a tiny backbone with a tokenizer, as its publisher would."""
     save_backbone(arch, directory)
-    if arch in DECODERS:
-        tokenizer = gpt2_tokenizer()
-    elif arch in LIKE_T5:
-        tokenizer = t5_tokenizer(VOCAB_SIZE)
-    else:
-        tokenizer = (roberta_tokenizer if arch in LIKE_ROBERTA else bert_tokenizer)(VOCAB_SIZE)
-    tokenizer.save_pretrained(directory)
+    tokenizer_of(arch).save_pretrained(directory)
     return directory
 
 

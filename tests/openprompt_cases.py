@@ -1,4 +1,4 @@
-"""OpenPrompt's templates and its verbalizer written out: what they save, and what they feed and answer live.
+"""OpenPrompt's templates written out: what they save, and what they feed and answer live.
 
 A row is a list of token ids; -i stands for soft token i. `state_dict()` has the names of the original classes.
 """
@@ -36,6 +36,13 @@ class Template(nn.Module):
         """Return [vocab] of the plain model at `place` of what was fed."""
         logits: torch.Tensor = model(inputs_embeds=self.embed(row)[None]).logits[0, place]
         return logits
+
+    @torch.inference_mode()
+    def hidden(self, model: PreTrainedModel, row: Sequence[int], place: int) -> torch.Tensor:
+        """Return [hidden], the last hidden state of the plain model at `place` of what was fed."""
+        states = model(inputs_embeds=self.embed(row)[None], output_hidden_states=True).hidden_states
+        hidden: torch.Tensor = states[-1][0, place]
+        return hidden
 
 
 class SoftTemplate(Template):
@@ -90,16 +97,6 @@ class PrefixTuningTemplate(Feeding):
 
     def prompt(self) -> Pairs:
         return self.split(self.decoder_control_trans(self.decoder_wte(self.input_tokens[None])))
-
-
-def verbalized(logits: torch.Tensor, word_ids: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return ManualVerbalizer's probabilities of the classes, from [vocab], by way of all its steps."""
-    widest = max(len(ids) for ids in word_ids)
-    table = torch.tensor([[*ids, *[0] * (widest - len(ids))] for ids in word_ids])
-    mask = torch.tensor([[1] * len(ids) + [0] * (widest - len(ids)) for ids in word_ids])
-    projected = logits[table] - 10000 * (1 - mask)
-    probabilities = torch.softmax(projected.reshape(-1), dim=-1).reshape(projected.shape)
-    return torch.softmax((torch.log(probabilities + 1e-15) * mask).sum(-1) / mask.sum(-1), dim=-1)
 
 
 WORDS = {"classes": ["a", "b", "c"], "label_words": [["x"], ["y"], ["z"]]}

@@ -16,9 +16,11 @@ from prompt_store.formats.checkpoint import Reasons
 from prompt_store.formats.embeddings import embedding_fields, expect_embedding, ignored_head
 from prompt_store.formats.heads import HeadTensors, head_module, num_labels
 from prompt_store.formats.labels import Labels, head_labels, word_labels
+from prompt_store.formats.scoring import expect_scoring, label_scoring
 from prompt_store.formats.sense import DECODED, expect_own_weights, expect_sense
 from prompt_store.formats.sources import HEAD_NAMES, Sources
 from prompt_store.formats.templates import expect_template, task_template
+from prompt_store.label_scoring import LabelWords
 from prompt_store.manifest import HEADED, Fingerprint, HeadKind, HeadModule, Manifest, Method
 
 _WRITING = ("causal", "seq2seq")
@@ -47,6 +49,7 @@ def assemble(sources: Sources) -> tuple[Artifact, tuple[str, ...]]:
         head = _head_module(sources, kind, head_tensors)
     labels = _labels(sources, kind, head, head_tensors, reasons)
     expect_sense(sources, kind, reasons)
+    expect_scoring(sources, kind, reasons)
     expect_embedding(sources.publisher, kind, sources.parts.tensors, reasons)
     expect_own_weights(sources, reasons)
     num_in_text = num_virtual_tokens if tensors.keys() & {EMBEDS, KV_KEY} else 0  # else they stand in a decoder
@@ -62,6 +65,7 @@ def assemble(sources: Sources) -> tuple[Artifact, tuple[str, ...]]:
         template=template,
         labels=labels.names,
         label_words=_label_words(sources) if kind is HeadKind.LABEL_WORDS else None,
+        label_scoring=label_scoring(sources) if kind is HeadKind.LABEL_WORDS else None,
         problem_type=_problem_type(sources, kind, labels),
         head=head,
         **embedding_fields(kind, sources.publisher, sources.base),
@@ -176,8 +180,8 @@ def _labels(
     return head_labels(rows, publisher.labels, sources.parts.labels or (base.labels if base else None), reasons)
 
 
-def _label_words(sources: Sources) -> dict[str, tuple[str, ...]] | None:
-    words: dict[str, tuple[str, ...]] | None = sources.said("label_words")
+def _label_words(sources: Sources) -> LabelWords | None:
+    words: LabelWords | None = sources.said("label_words")
     return words
 
 

@@ -12,6 +12,7 @@ from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import CheckpointError
 from prompt_store.formats.checkpoint import Checkpoint
 from prompt_store.formats.heads import Reads
+from prompt_store.label_scoring import LabelScoring, LabelWords
 from prompt_store.manifest import HeadKind, Manifest, Method, ProblemType, PublisherManifest, SpecialTokens, TokenTypes
 
 
@@ -31,7 +32,8 @@ class Parts:
     kinds: tuple[HeadKind, ...] = ()
     labels: tuple[str, ...] | None = None
     problem_type: ProblemType | None = None  # of a sequence classification
-    label_words: dict[str, tuple[str, ...]] | None = None
+    label_words: LabelWords | None = None
+    label_scoring: LabelScoring | None = None
     template: str | None = None
     tokenize: Literal["whole", "pieces"] | None = None
     token_types: TokenTypes | None = None

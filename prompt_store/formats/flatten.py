@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from prompt_store.errors import CheckpointError
+from prompt_store.file_header import WORD_TABLE
 
 _MAX_DEPTH = 16
 _TAKEN = (torch.float32, torch.float16, torch.bfloat16)
@@ -27,7 +28,7 @@ class Flattened:
 
 
 def flatten(loaded: object, name: str = "") -> Flattened:
-    """Return every floating-point tensor of `loaded` under a flat name, float64 as float32.
+    """Return every floating-point tensor of `loaded` under a flat name, float64 as float32, and a verbalizer's words.
 
     A dict with a `state_dict` is a training run's own file, and only that is taken. A lone tensor, or the array of a
     `.npy` file made one, needs a `name`: by custom its file's, without the suffix. Raises CheckpointError.
@@ -39,7 +40,9 @@ def flatten(loaded: object, name: str = "") -> Flattened:
             raise CheckpointError(f"the file holds one bare {type(leaf).__name__}; say the name it goes by")
         if path in found:
             raise CheckpointError(f"two tensors of the file are both {path[:80]!r} once their names are joined")
-        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
+        if isinstance(leaf, torch.Tensor) and WORD_TABLE.fullmatch(path):
+            found[path] = leaf.detach().to(torch.int64, copy=True).contiguous()
+        elif isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
             # Tied tensors share memory, which safetensors refuses to write: each becomes its own copy.
             found[path] = (
                 leaf.detach().to(leaf.dtype if leaf.dtype in _TAKEN else torch.float32, copy=True).contiguous()

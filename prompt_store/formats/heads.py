@@ -16,7 +16,7 @@ from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats.checkpoint import Reasons
 from prompt_store.manifest import READS_TOKENS, HeadActivation, HeadForm, HeadKind, HeadModule, Pool
 
-Reads = Literal["pooler", "text-pooler", "first", "last", "mean", "tokens"]
+Reads = Literal["pooler", "text-pooler", "first", "last", "mask", "mean", "tokens"]
 
 _POOLED = frozenset({"bert", "albert", "ernie", "megatron-bert", "rembert"})  # one Linear over the pooler's output
 _OWN_POOLED = frozenset({"deberta", "deberta-v2"})  # the same, but the pooler is the task's, and trained with it
@@ -34,10 +34,14 @@ _DENSE_ACTIVATION = {  # dense, activation, out_proj over the first position
     "roformer": _CONFIGURED,
     "big_bird": _CONFIGURED,
 }
+_LM_GELU = {  # whatever their config says; elsewhere an LM head's layers are of the config
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "roberta-prelayernorm", "mpnet"),
+}
 _PRE_ACTIVATION = {"distilbert": "relu"}  # pre_classifier, activation, classifier over the first position
 _PLAIN_TOKENS = _POOLED | _OWN_POOLED | _DENSE_ACTIVATION.keys() | _PRE_ACTIVATION.keys()
 _LAYERS: dict[HeadForm, str] = {
     "dense-linear": "dense and out_proj",
+    "dense-norm-linear": "dense, norm and out_proj",
     "pre-classifier": "pre_classifier and classifier",
     "prediction": "head.dense, head.norm and classifier",
 }
@@ -67,7 +71,7 @@ def head_module(head: HeadTensors, kind: HeadKind, pool: Pool | None, spec: Back
             f"in a {spec.model_type} head.dense and head.norm stand before {path}; they are neither in the files of "
             f"backbone {spec.name} nor in this one: train again with head in modules_to_save",
         )
-    is_own = pool is None and form == "linear" and head.reads is not None
+    is_own = pool is None and form in ("linear", "dense-norm-linear") and head.reads is not None
     reads = head.reads if is_own and head.reads else _reads(form, kind, pool, spec, reasons)
     activation = _activation(form, spec, reasons)
     reads_pooler = reads in ("pooler", "text-pooler")
@@ -79,7 +83,24 @@ def head_module(head: HeadTensors, kind: HeadKind, pool: Pool | None, spec: Back
         )
     pooler_activation = _pooler_activation(spec, reasons) if reads_pooler and head.has_pooler else None
     reasons.check()
-    return HeadModule(path=path, form=form, activation=activation, reads=reads, pooler_activation=pooler_activation)
+    return HeadModule(
+        path=path,
+        form=form,
+        activation=activation,
+        norm_eps=_norm_eps(spec, reasons) if form == "dense-norm-linear" else None,
+        reads=reads,
+        pooler_activation=pooler_activation,
+    )
+
+
+def _norm_eps(spec: BackboneSpec, reasons: Reasons) -> float | None:
+    """Return the epsilon of an LM head's norm."""
+    reasons.expect(
+        spec.norm_eps is not None,
+        f"a head with a norm is that of a masked-LM head; {spec.name} names no layer_norm_eps",
+    )
+    reasons.check()
+    return spec.norm_eps
 
 
 def _activation(form: HeadForm, spec: BackboneSpec, reasons: Reasons) -> HeadActivation | None:
@@ -90,6 +111,8 @@ def _activation(form: HeadForm, spec: BackboneSpec, reasons: Reasons) -> HeadAct
             return None
         case "dense-linear":
             name, known = _DENSE_ACTIVATION.get(kind), list(_DENSE_ACTIVATION)
+        case "dense-norm-linear":
+            name, known = "gelu" if kind in _LM_GELU else _CONFIGURED, []
         case "pre-classifier":
             name, known = _PRE_ACTIVATION.get(kind), list(_PRE_ACTIVATION)
         case "prediction":
@@ -126,6 +149,8 @@ def _place(head: HeadTensors, reasons: Reasons) -> tuple[str, HeadForm]:
     for path in outer:
         if _accounts_for(head, (f"{path}.dense", f"{path}.out_proj"), weights):
             return path, "dense-linear"
+        if _accounts_for(head, (f"{path}.dense", f"{path}.out_proj"), weights, norm=f"{path}.norm"):
+            return path, "dense-norm-linear"
     if _accounts_for(head, ("pre_classifier", "classifier"), weights):
         return "classifier", "pre-classifier"
     if _accounts_for(head, ("head.dense", "classifier"), weights, norm="head.norm"):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prompt_store.formats.checkpoint import Reasons
+from prompt_store.label_scoring import LabelWord
 from prompt_store.manifest import ProblemType
 
 _MAX_LABEL_CHARS = 256
@@ -43,7 +44,7 @@ def head_labels(rows: int, said: tuple[str, ...] | None, found: tuple[str, ...] 
 
 
 def word_labels(
-    said: tuple[str, ...] | None, label_words: Mapping[str, tuple[str, ...]] | None, reasons: Reasons
+    said: tuple[str, ...] | None, label_words: Mapping[str, Sequence[LabelWord]] | None, reasons: Reasons
 ) -> Labels:
     """Name the answers of a label-words task, in the order of `said` or else of `label_words`."""
     if not reasons.expect(bool(label_words), 'a label-words task needs label_words, e.g. {"good": ["great"]}'):

@@ -8,9 +8,10 @@ on GPT-2: `decoder_wte.weight`, `decoder_control_trans.*` (early: without `decod
 the decoder's own attention, and without `decoder_` for the encoder's: either may be missing. Text behind a prefix
 stands at n, also in T5's relative positions. What T5 writes begins with `<extra_id_0>`, where label words are read.
 `config` is what the file does not hold: `{"freeze_plm": true, "template": {"soft_token_ids": [1, 2, 1]}, "verbalizer":
-{"classes": ["neg", "pos"], "label_words": [["bad"], ["good"]], "prefix": " "}}`. Pieces are tokenised one by one; the
-tokenizer's special tokens stand around them all, yet behind `soft_embeds`.
-Source: thunlp/OpenPrompt, `openprompt/prompts/*_template.py`, `ptuning_prompts.py`, `manual_verbalizer.py`.
+`config` is the run's `config.yaml`, or what the file does not hold: `{"freeze_plm": true, "template": {"text": "..",
+"soft_token_ids": [1, 2, 1]}, "verbalizer": {"classes": ["neg", "pos"], "label_words": [["bad"], ["good"]]}}`.
+Pieces are tokenised one by one; the tokenizer's special tokens stand around them all, yet behind `soft_embeds`.
+Source: thunlp/OpenPrompt, `openprompt/prompts/*_template.py`, `ptuning_prompts.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from prompt_store.encoders import run_mlp, run_prompt_encoder
 from prompt_store.errors import ManifestError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons, shorten
 from prompt_store.formats.family import Family, Parts
-from prompt_store.formats.openprompt_words import label_words
+from prompt_store.formats.openprompt_config import dig, section
+from prompt_store.formats.openprompt_verbalizer import read_verbalizer
 from prompt_store.formats.prefix_layout import Site, prefix_for
 from prompt_store.formats.table import below, read_table
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
@@ -39,7 +41,6 @@ _T5 = frozenset({"t5", "mt5"})  # the encoder-decoders that it loads
 _SENTINEL = "<extra_id_0>"
 _BARE = (_SOFT, _MIXED, _PTUNING, "decoder_wte.", "decoder_control_trans.")
 _IGNORED = frozenset({"raw_embedding.weight", "new_ids", "input_tokens"})
-_WORDS = frozenset({"label_words_ids", "words_ids_mask", "label_words_mask"})
 _TEXT = "text around the virtual tokens unverified: OpenPrompt keeps it outside the file; say template in the manifest"
 _Tensors = Mapping[str, torch.Tensor]
 
@@ -68,9 +69,8 @@ class _Context:
 
 def claim(checkpoint: Checkpoint) -> str | None:
     """Return the evidence: a run's prefix, or a template's own names."""
-    found = next(
-        (n for n in sorted(checkpoint.tensors) if n.startswith((_RUN, _TEMPLATE)) or n.startswith(_BARE)), None
-    )
+    known = (_RUN, _TEMPLATE, _VERBALIZER, *_BARE)
+    found = next((name for name in sorted(checkpoint.tensors) if name.startswith(known)), None)
     return found and f"tensor {found[:80]!r}"
 
 
@@ -81,32 +81,35 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     tensors = {name.removeprefix(_RUN): tensor for name, tensor in checkpoint.tensors.items()}
     verbalizer, num_plm = below(_VERBALIZER, tensors), sum(name.startswith(_PLM) for name in tensors)
     rest = {n.removeprefix(_TEMPLATE): t for n, t in tensors.items() if not n.startswith((_VERBALIZER, _PLM))}
-    learned = sorted(verbalizer.keys() - _WORDS)
-    reasons.expect(
-        not learned,
-        f"its verbalizer has weights of its own ({shorten(learned)}); served is ManualVerbalizer, which has none",
-    )
     reasons.expect(
         not spec.is_encoder_decoder or spec.model_type in _T5,
         f"OpenPrompt loads no encoder-decoder but T5; backbone {spec.name} is a {spec.model_type}",
     )
-    words = label_words(context.config.get("verbalizer"), reasons)
+    said = read_verbalizer(verbalizer, section(context.config, "verbalizer"), publisher, reasons)
+    reasons.expect(
+        not (said.head and spec.is_encoder_decoder),
+        f"its SoftVerbalizer reads a decoder's hidden states; heads of encoder-decoders ({spec.name}) are not served",
+    )
     is_trained = _is_backbone_trained(context)
-    is_answered = bool(words or verbalizer or publisher.label_words)
-    prompt = _template(rest, context)
+    is_answered = bool(said.words or verbalizer or publisher.label_words)
+    # A head beside a template that was text alone is a task of its own; words beside one are not a checkpoint.
+    prompt = _NOTHING if said.head and not rest.keys() - _IGNORED else _template(rest, context)
     reasons.check()
-    is_placed = publisher.template is not None
+    kinds = (HeadKind.SEQUENCE_CLASSIFICATION,) if said.head else (HeadKind.LABEL_WORDS,) if is_answered else ()
     return Parts(
-        prompt.tensors,
+        {**prompt.tensors, **said.head},
         prompt.method,
         prompt.num_virtual_tokens,
-        (HeadKind.LABEL_WORDS,) if is_answered else (),
-        label_words=words,
+        kinds,
+        labels=said.labels,
+        label_words=said.words,
+        label_scoring=said.scoring,
         tokenize="pieces",
         token_types="zero",
         decoder_text=_SENTINEL if spec.is_encoder_decoder else None,
+        reads={HeadKind.SEQUENCE_CLASSIFICATION: "last" if spec.is_causal else "mask"},
         backbone_trained=is_trained,
-        checks=(*_plm_remarks(num_plm), *(() if is_placed else (_TEXT,))),
+        checks=(*_plm_remarks(num_plm), *said.checks, *(() if publisher.template is not None else (_TEXT,))),
     )
 
 
@@ -118,7 +121,7 @@ def _plm_remarks(num_plm: int) -> Iterator[str]:
 def _is_backbone_trained(context: _Context) -> bool:
     """Return whether training changed the backbone; by default OpenPrompt's does, so somebody has to say."""
     config, publisher = context.config, context.publisher
-    frozen = config.get("freeze_plm", _dig(config, "plm", "optimize", "freeze_para"))
+    frozen = config.get("freeze_plm", dig(config, "plm", "optimize", "freeze_para"))
     if publisher.backbone_trained is not None:
         return publisher.backbone_trained
     if isinstance(frozen, bool):
@@ -130,12 +133,6 @@ def _is_backbone_trained(context: _Context) -> bool:
         "`config`, or backbone_trained or the fingerprint of its weights in the manifest",
     )
     return False
-
-
-def _dig(config: object, *names: str) -> object:
-    for name in names:
-        config = config.get(name) if isinstance(config, Mapping) else None
-    return config
 
 
 def _template(tensors: _Tensors, context: _Context) -> _Prompt:
@@ -169,7 +166,7 @@ def _mixed(tensors: _Tensors, context: _Context) -> _Prompt:
     _expect_only(tensors, (_MIXED,), reasons)
     table = read_table(tensors, _MIXED, context.spec, reasons)
     last = len(table) - 1  # row 0 stands for text
-    said = _dig(context.config, "template", "soft_token_ids")
+    said = dig(section(context.config, "template"), "soft_token_ids")
     ids = [soft for soft in said if soft != 0] if isinstance(said, list) else list(range(1, last + 1))
     if not reasons.expect(
         0 < len(ids) < context.spec.max_positions

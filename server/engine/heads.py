@@ -59,11 +59,11 @@ class Head:
         if self.module.first is None:
             return pooled
         inner = _ACTIVATIONS[self.module.activation or "gelu"](self._linear(self.module.first, pooled.float()))
-        if self.module.form != "prediction":
+        norm = self.module.norm
+        if norm is None:
             return inner
-        return F.layer_norm(
-            inner, inner.shape[-1:], self.weights["head.norm.weight"], self.weights.get("head.norm.bias"), _NORM_EPS
-        )
+        weight, bias = self.weights[f"{norm}.weight"], self.weights.get(f"{norm}.bias")
+        return F.layer_norm(inner, inner.shape[-1:], weight, bias, self.module.norm_eps or _NORM_EPS)
 
     def _linear(self, path: str, inputs: torch.Tensor) -> torch.Tensor:
         return F.linear(inputs, self.weights[f"{path}.weight"], self.weights.get(f"{path}.bias"))

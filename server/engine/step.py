@@ -163,6 +163,8 @@ def _read_by_head(read: _Read, rows: Sequence[RunningRow], members: Sequence[int
 
 
 def _head_place(row: RunningRow, reads: str) -> int:
+    if reads == "mask":
+        return _read_place(row)
     if reads == "last":
         return len(row.input_ids) - 1
     return next(iter(row.text_places), 0) if reads == "text-pooler" else 0

@@ -8,6 +8,7 @@ import torch
 from pydantic import JsonValue
 
 from prompt_store.manifest import ProblemType
+from server.inference.label_scores import label_scores, word_output
 from server.text.label_words import LabelColumns
 
 Output = dict[str, JsonValue]
@@ -39,11 +40,15 @@ def sequence_output(
     return {"labels": chosen, **_ranked(scores, labels, top_k)}
 
 
-def label_words_output(logits: torch.Tensor, words: LabelColumns, top_k: int | None = None) -> Output:
-    """Answer a label-words task from the logits of its columns: softmax over labels of the mean over their words."""
-    assert logits.shape == (len(words.columns),), f"{tuple(logits.shape)} logits for {len(words.columns)} columns"
-    means = torch.stack([logits.float()[list(group)].mean() for group in words.groups])
-    return _ranked(torch.softmax(means, dim=0), words.labels, top_k)
+def label_words_output(
+    logits: torch.Tensor,  # [columns]
+    words: LabelColumns,
+    top_k: int | None = None,
+    shows_words: bool = False,
+) -> Output:
+    """Answer a label-words task by its rule, best label first; if asked, with what was read of every word."""
+    output = _ranked(label_scores(logits, words), words.labels, top_k)
+    return {**output, "words": word_output(logits.float(), words)} if shows_words else output
 
 
 def embedding_output(vector: torch.Tensor, is_unit: bool, dimensions: int | None = None) -> Output:

@@ -37,6 +37,7 @@ class ClassificationParameters(_Parameters):
 
     top_k: Annotated[int, Field(ge=1)] | None = None  # None: every label
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None  # of multi_label only
+    words: bool = False  # of label words: tell each word's logits too
 
     def expect_use(self, manifest: Manifest) -> None:
         """Refuse what this task's answers would ignore. Raises RequestError."""
@@ -45,6 +46,8 @@ class ClassificationParameters(_Parameters):
             raise RequestError(
                 f"threshold chooses the labels of a multi_label task; this one is {found}", "parameters.threshold"
             )
+        if self.words and manifest.kind is not HeadKind.LABEL_WORDS:
+            raise RequestError(f"words are of label-words tasks; this is a {manifest.kind} task", "parameters.words")
         if self.top_k is not None and manifest.problem_type == "regression":
             raise RequestError("top_k ranks labels; this regression task answers with its value", "parameters.top_k")
 

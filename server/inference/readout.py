@@ -108,8 +108,8 @@ def _item_output(walk: Walk, rows: Sequence[tuple[Filled, torch.Tensor]]) -> Jso
 def _row_output(walk: Walk, filled: Filled, logits: torch.Tensor) -> JsonValue:
     servable, manifest = walk.lease.servable, walk.lease.servable.manifest
     match walk.work.parameters:
-        case ClassificationParameters(top_k=top_k) if servable.label_columns is not None:
-            return label_words_output(logits, servable.label_columns, top_k)
+        case ClassificationParameters(top_k=top_k, words=words) if servable.label_columns is not None:
+            return label_words_output(logits, servable.label_columns, top_k, words)
         case ClassificationParameters(top_k=top_k, threshold=threshold):
             labels = manifest.labels or invented_labels(logits.shape[-1])
             return sequence_output(logits, labels, manifest.problem_type, top_k, threshold)

@@ -33,6 +33,7 @@ class Case:
     row: Callable[[LoadRequest, Ids], RowInput] = row_of
     reading: Reading | None = None
     leading: tuple[None, ...] | None = None  # None: all virtual tokens
+    answer: Callable[[torch.Tensor], torch.Tensor] | None = None  # from what was read to what `live` gives
 
 
 def max_error(errors: Iterable[float]) -> float:

@@ -15,6 +15,8 @@ from fidelity.peft_family import peft_cases
 from fidelity.prompt_families import feeding_families, openprompt_templates
 from fidelity.ptuning_families import ptuning_v1, ptuning_v2
 from fidelity.refusals import refusals
+from fidelity.verbalizers import openprompt_verbalizers
+from prompt_store.backbone_spec import BackboneSpec
 from server.engine.engine import Engine
 from server.engine.errors import BackboneRefusedError
 
@@ -39,14 +41,17 @@ def build(
         except BackboneRefusedError as error:
             matrix.refused[arch] = str(error).replace(str(room), "..")
         else:
-            matrix.cells += measure(engine, arch, (case for case in cases(arch, backbone, room) if wanted(case)))
+            matrix.cells += measure(
+                engine, arch, (case for case in cases(arch, backbone, room, engine.spec) if wanted(case))
+            )
         yield matrix
 
 
-def cases(arch: str, backbone: Path, room: Path) -> Iterator[Case]:
+def cases(arch: str, backbone: Path, room: Path, spec: BackboneSpec) -> Iterator[Case]:
     """Yield every case of an architecture that the engine takes."""
     yield from peft_cases(arch, room)
     yield from openprompt_templates(arch, backbone)
+    yield from openprompt_verbalizers(arch, backbone, spec)
     yield from ptuning_v2(arch)
     yield from ptuning_v1(arch, backbone)
     if arch in DECODERS:

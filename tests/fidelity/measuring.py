@@ -121,6 +121,8 @@ def _errors(texts: Sequence[Text], answers: Sequence[RowResult | list[Token]]) -
 
 def _read_error(text: Text, found: RowResult) -> float:
     """Return the largest error as a share of the scale; infinite for a failure or another shape."""
+    if isinstance(found, torch.Tensor) and text.case.answer is not None:
+        found = text.case.answer(found)
     if not isinstance(found, torch.Tensor) or found.shape != text.wanted.shape:
         return math.inf
     return float((found - text.wanted).abs().max()) / text.scale

@@ -1,16 +1,20 @@
-"""OpenPrompt's templates answer as they do live, and its verbalizer's scores are ours, in float32."""
+"""OpenPrompt's templates answer as they do live in float32."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from engine_cases import EVERY_COLUMN, load_request, open_engine, random_ids
-from openprompt_cases import CASES, MASK, WORDS, row_of, saved, verbalized
+from fidelity.case import Served
+from fidelity.measuring import measure
+from fidelity.verbalizers import openprompt_verbalizers
+from openprompt_cases import CASES, MASK, WORDS, row_of, saved
 from parity import assert_within
 from peft_cases import DECODERS
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
@@ -22,11 +26,8 @@ from server.engine.bringing import Bringing
 from server.engine.engine import Engine
 from server.engine.rows import RunningRow
 from server.engine.types import RowInput, SamplingParams
-from server.inference.outputs import label_words_output
-from server.text.label_words import LabelColumns
 
 TOLERANCE = 1e-4  # of the logits' scale
-WORD_IDS = ((20, 21), (22,), (23, 24, 25))
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +74,12 @@ def test_templates_alone_and_mixed(engine_of: Callable[[str], tuple[Engine, Any]
         assert_within(engine._stepper.run([row])[0], theirs, TOLERANCE, f"openprompt-{name} on {arch}")
 
 
-def test_scores_are_those_of_the_manual_verbalizer() -> None:
-    logits = torch.randn(128, generator=torch.Generator().manual_seed(0)) * 5
-    columns = tuple(one for ids in WORD_IDS for one in ids)
-    words = LabelColumns(("a", "b", "c"), columns, ((0, 1), (2,), (3, 4, 5)))
-    found = label_words_output(logits[list(columns)], words)["scores"]
-    assert isinstance(found, list)
-    ours = {one["label"]: one["score"] for one in found if isinstance(one, dict)}
-    theirs = dict(zip("abc", verbalized(logits, WORD_IDS).tolist(), strict=True))
-    assert ours == pytest.approx(theirs, abs=1e-6)
+@pytest.mark.parametrize("arch", ["bert", "roberta", "gpt2"])
+def test_verbalizers_alone_and_mixed(tmp_path: Path, arch: str) -> None:
+    """The same cells as in the fidelity matrix: every rule for words, and the soft verbalizer's head."""
+    engine = open_engine(arch, tmp_path)
+    cells = measure(engine, arch, openprompt_verbalizers(arch, tmp_path, engine.spec))
+    assert len(cells) == 8
+    for cell in cells:
+        assert isinstance(cell.outcome, Served), cell
+        assert cell.outcome.worst <= TOLERANCE, cell

@@ -171,7 +171,8 @@ def test_backbone_is_not_taken_to_have_been_frozen() -> None:
         (MIXED, ENCODER, "nobody says where the 4 virtual tokens stand"),
         (SOFT | {"stranger": WORDS}, ENCODER, "more than is known of it: stranger"),
         (SOFT | MIXED, ENCODER, "more than is known of it: soft_embedding.weight"),
-        (run(SOFT) | {"verbalizer.head.weight": WORDS}, ENCODER, "weights of its own (head.weight)"),
+        (run(SOFT) | {"verbalizer.head.weight": WORDS, "verbalizer.proto": WORDS}, ENCODER, "ProtoVerbalizer compares"),
+        (run(SOFT) | {"verbalizer.stranger": WORDS}, ENCODER, "verbalizer has more than is known of one: stranger"),
         ({"template.raw_embedding.weight": WORDS}, ENCODER, "it was text alone"),
         (
             run(SOFT) | {"prompt_model.template.raw_embedding.weight": torch.zeros(9, 32)},

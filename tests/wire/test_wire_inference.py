@@ -31,6 +31,12 @@ def test_one_text(client: httpx.Client, version: str) -> None:
     assert set(body["timing"]) == {"load_ms", "queue_ms", "step_ms", "total_ms"}
 
 
+def test_only_label_words_have_words_to_tell(client: httpx.Client, version: str) -> None:
+    body = {"task_id": "sentiment", "inputs": "fine film", "parameters": {"words": True}}
+    answer = client.post("/v1/infer", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "parameters.words")
+
+
 def test_a_list_is_a_batch_even_of_one(client: httpx.Client, version: str) -> None:
     for inputs in (["one"], ["one", {"text": "two"}, "three"]):
         body = client.post("/v1/infer", json={"task_id": "sentiment", "inputs": inputs}).json()

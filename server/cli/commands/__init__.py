@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from server.cli.commands.alias import alias
+from server.cli.commands.calibrate import calibrate
 from server.cli.commands.demo import demo
 from server.cli.commands.export import export
 from server.cli.commands.export_artifact import export_artifact
@@ -29,7 +30,22 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, serve, push, inspect, ls, show, infer, alias, rollback, history, export, fsck, version):
+for command in (
+    demo,
+    serve,
+    push,
+    inspect,
+    ls,
+    show,
+    infer,
+    calibrate,
+    alias,
+    rollback,
+    history,
+    export,
+    fsck,
+    version,
+):
     app.command()(command)
 app.command("export-artifact")(export_artifact)
 app.command("import")(import_store)

@@ -50,6 +50,7 @@ def describe(backbone: Backbone, directory: Path, refusals: dict[PromptPlace, st
         has_pooler=backbone.pooler is not None,
         pooler_activation=getattr(parts.config, "pooler_hidden_act", "tanh"),
         head_activation=_head_activation(parts.config),
+        norm_eps=getattr(parts.config, "layer_norm_eps", None),
         head_pool=getattr(parts.config, "classifier_pooling", None),
         has_prediction_head=backbone.prediction_head is not None,
         lm_head=None if backbone.reader is None else "causal" if shape.is_causal else "masked",

@@ -48,11 +48,16 @@ def test_regression_is_the_value_itself() -> None:
 
 
 def test_label_words_take_the_mean_over_a_labels_words() -> None:
-    words = LabelColumns(("good", "bad"), (7, 9, 11), ((0, 1), (2,)))
+    words = LabelColumns(("good", "bad"), (7, 9, 11), (((0,), (1,)), ((2,),)), ((" a", " b"), (" c",)))
     output = label_words_output(torch.tensor([1.0, 3.0, 1.5]), words)
     assert output["label"] == "good"
     assert output["score"] == torch.softmax(torch.tensor([2.0, 1.5]), 0)[0].item()
     assert len(label_words_output(torch.zeros(3), words, top_k=1)["scores"]) == 1
+    shown = label_words_output(torch.tensor([1.0, 3.0, 1.5]), words, shows_words=True)["words"]
+    assert shown == {
+        "good": [{"word": " a", "logits": [1.0]}, {"word": " b", "logits": [3.0]}],
+        "bad": [{"word": " c", "logits": [1.5]}],
+    }
 
 
 def test_logits_that_do_not_fit_the_labels_are_a_bug() -> None:

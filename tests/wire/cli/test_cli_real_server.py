@@ -58,6 +58,27 @@ def test_label_words_and_classification_with_a_head(softmux: Softmux, folders: P
     assert {score["label"] for score in topic["outputs"][0]["scores"]} == {"x", "y", "z"}
 
 
+def test_calibration_is_a_version_that_divides_by_what_nothing_answers(softmux: Softmux, folders: Path) -> None:
+    words = '{"up": "a", "down": ["b", "c"]}'
+    pushed = softmux("push", str(folders / "mood"), "--task", "calm", "--label-words", words, "--json").json
+    asked = ("infer", "calm", "the", "--json", "--param", "words=true")
+    told = softmux(*asked).json["outputs"][0]
+
+    ended = softmux("calibrate", "calm", "--input", "the", "--json")
+
+    assert ended.code == 0, ended.err
+    assert ended.json["version"] != pushed["version"]
+    means = {label: [word["logits"] for word in ones] for label, ones in told["words"].items()}
+    assert ended.json["prior"] == means
+    # The prior is of this very text, so its words are all equally likely now.
+    calibrated = softmux(*asked).json["outputs"][0]
+    assert [score["score"] for score in calibrated["scores"]] == pytest.approx([0.5, 0.5], abs=1e-6)
+    assert softmux("rollback", "calm").code == 0
+    assert softmux(*asked).json["outputs"][0] == told
+    assert softmux("calibrate", "calm").code == 2
+    assert softmux("calibrate", "calm", "--input", "{").code == 2
+
+
 def test_versions_and_aliases(softmux: Softmux, folders: Path) -> None:
     first = softmux("push", str(folders / "topic"), "--task", "turn", "--labels", "a,b,c", "--json").json["version"]
     second = softmux("push", str(folders / "topic"), "--task", "turn", "--labels", "d,e,f", "--json").json["version"]
