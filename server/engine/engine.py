@@ -40,6 +40,7 @@ from server.engine.types import EngineState, LoadRequest, RowInput, RowRequest
 from server.engine.worker import Worker, WorkerParts
 
 T = TypeVar("T")
+_OVER = object()
 
 
 class Engine:
@@ -112,7 +113,9 @@ class Engine:
         """Run a version alone. Raises TrialError when its answer is not finite or its prompt changes nothing."""
         self._refuse_too_large(request)
         keys = await asyncio.to_thread(self._bringing.part_keys, request)
-        await self._on_worker(lambda: self._trial.run(request, keys, row))
+        passes = self._trial.passes(request, keys, row)
+        while await self._on_worker(lambda: next(passes, _OVER)) is not _OVER:
+            pass  # the worker takes a step of those who are served before the next pass
 
     def lease(self, task: TaskName, version: Version) -> Lease | None:
         """Hold a resident version, or return None when it is not resident."""

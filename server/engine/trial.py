@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -28,15 +29,17 @@ class Trial:
         self._stepper = stepper
         self._spec = spec
 
-    def run(self, request: LoadRequest, keys: dict[str, PartKey], row: RowInput) -> None:
-        """Run `row` alone. Raises TrialError unless the answer is finite and depends on the soft prompt, in each place.
+    def passes(self, request: LoadRequest, keys: dict[str, PartKey], row: RowInput) -> Iterator[None]:
+        """Run `row` alone, one forward pass at each step of the iterator, so that serving goes on in between.
 
-        The answers are compared, not the hidden states: those of virtual tokens in the text always differ.
+        Raises TrialError unless the answer is finite and depends on the soft prompt, in each place. The answers are
+        compared, not the hidden states: those of virtual tokens in the text always differ.
         """
         found = self._answer(request, keys, row)
         if isinstance(found, NonFiniteError):
             raise TrialError("the trial's answer is not finite: this soft prompt overflows in the serving dtype")
         for place in request.artifact.places:
+            yield
             if _is_same(found, self._answer(self._randomised(request, place), keys, row)):
                 raise TrialError(
                     f"random vectors in place of this soft prompt's {place} gave the same answer: the backbone ignores "

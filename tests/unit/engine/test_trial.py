@@ -42,7 +42,8 @@ def attempt(engine: Engine, artifact: Artifact, stepper: Callable[..., Stepper] 
     trial = Trial(bringing, stepper(engine._backbone), engine.spec)
     row = row_of(request, random_ids(6, 0))
     request = replace(request, leading=())  # compiled, virtual tokens would be keys and values themselves
-    trial.run(request, bringing.part_keys(request), row)
+    for _ in trial.passes(request, bringing.part_keys(request), row):
+        pass
 
 
 def made(engine: Engine, num_soft: int = 0, num_prefix: int = 0) -> Artifact:
