@@ -80,7 +80,7 @@ def test_a_line_takes_the_place_of_its_older_self() -> None:
     assert [one.counts for one in lines] == [(10, 8, 8), (10, 5, 9)]
     assert list(totals(lines)) == [
         "2 real prompts, 20 answers: softmux keeps 65.00%, the training code 85.00%; "
-        "1 prompts where softmux keeps fewer"
+        "softmux keeps more on 0 of the prompts, fewer on 1"
     ]
     assert "| a | backbone | method | 1 | 10 | 7 | 1.00% | 6 |  |" in section_of(page, HALF)
 

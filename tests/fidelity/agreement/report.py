@@ -71,10 +71,10 @@ def totals(lines: Sequence[Line]) -> Iterator[str]:
         mine = [one for one in lines if (one.prompt == TINY) == is_tiny]
         if mine:
             answers, ours, theirs = (sum(column) for column in zip(*(one.counts for one in mine), strict=True))
-            num_lower = sum(one.counts[1] < one.counts[2] for one in mine)
+            fewer, more = (sum(sign * (one.counts[1] - one.counts[2]) > 0 for one in mine) for sign in (-1, 1))
             yield (
                 f"{len(mine)} {name} prompts, {answers} answers: softmux keeps {_share(ours, answers)}, the training "
-                f"code {_share(theirs, answers)}; {num_lower} prompts where softmux keeps fewer"
+                f"code {_share(theirs, answers)}; softmux keeps more on {more} of the prompts, fewer on {fewer}"
             )
 
 
