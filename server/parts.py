@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from prompt_store.open import open_store
 from prompt_store.store import PromptStore
+from server.abilities import tell
 from server.api.services import Parts, ServedEngine
 from server.cleaning import Cleaner, CleanerSettings
 from server.engine.engine import Engine
@@ -29,6 +30,7 @@ async def open_parts(settings: Settings, metrics: Metrics) -> AsyncIterator[Part
         engine = await asyncio.to_thread(
             Engine.open, settings.backbone, engine_settings(settings), StepMetrics(metrics)
         )
+        tell(engine.spec)
         engine.start(asyncio.get_running_loop())
         try:
             async with put_together(settings, store, MeteredEngine(engine, metrics), TasksMetrics(metrics)) as parts:

@@ -121,7 +121,12 @@ REFUSED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
 CONFIGS_REFUSED: dict[str, tuple[Callable[[], t.PretrainedConfig], str]] = {
     "llama4": (lambda: t.Llama4TextConfig(), "layers of type chunked_attention"),
     "t5": (lambda: t.T5Config(), "encoder-decoder"),
-    "mamba": (lambda: t.MambaConfig(), "no max_position_embeddings"),
+    "mamba": (lambda: t.MambaConfig(), "mamba carries a state from token to token"),
+    "funnel": (lambda: t.FunnelConfig(), "funnel shortens the sequence"),
+    "longformer": (lambda: t.LongformerConfig(), "attends in blocks"),
+    "layoutlm": (lambda: t.LayoutLMConfig(), "reads more of each token than its id"),
+    "mobilebert": (lambda: t.MobileBertConfig(), "across the ends of packed rows"),
+    "deepseek-v3": (lambda: t.DeepseekV3Config(), "of different widths"),
     "gemma3n": (lambda: t.Gemma3nTextConfig(), "every layer its own input embeddings"),
     "strange-rope": (lambda: t.LlamaConfig(**GROUPED, **rope("spiral")), "rotates by 'spiral'"),
 }

@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from server.engine.backbone.unserved import UNSERVED
+
 LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 EXACT_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
@@ -15,7 +17,8 @@ _BLOOM_POSITIONS = 2048  # what every BLOOM was trained on; only the largest one
 
 def config_faults(config: PretrainedConfig) -> tuple[str, ...]:
     """Return every reason why a backbone of this config is refused; empty when none is known."""
-    return tuple(_faults(config))
+    kind = str(config.model_type)
+    return (f"{kind} {UNSERVED[kind]}",) if kind in UNSERVED else tuple(_faults(config))
 
 
 def max_positions(config: PretrainedConfig, position_base: int) -> int:
@@ -57,6 +60,8 @@ def _faults(config: PretrainedConfig) -> Iterator[str]:
         yield f"{kind} wraps a text model in others; point --backbone at the text model alone"
     if _position_limit(config) is None:
         yield f"{kind} has no max_position_embeddings: its positions are not packed"
+    if getattr(config, "kv_lora_rank", None):
+        yield f"{kind} keeps keys and values of different widths, made of one latent (MLA): no adapter"
     if getattr(config, "hidden_size_per_layer_input", None):
         yield f"{kind} feeds every layer its own input embeddings, which soft prompts do not have"
     strange = sorted(set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES)
