@@ -11,7 +11,6 @@ _SEVERAL_TIMES = "attends more than once in a layer, or over latent steps, and a
 UNSERVED: dict[str, str] = {
     "convbert": "mixes neighbouring tokens by convolutions inside its attention, across the ends of packed rows",
     "cpmant": "has positions and segments that only its own tokenizer makes",
-    "dbrx": "is refused by its own configuration in this transformers: its attention has no rope_theta",
     "diffllama": "subtracts one attention from another, which no soft prompt was trained through here",
     "doge": "builds a mask of its own from the values of a whole sequence",
     "fnet": "mixes tokens by Fourier transforms and does not attend",
