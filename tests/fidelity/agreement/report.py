@@ -21,6 +21,8 @@ Written by `make fidelity BFLOAT16=1`; `make fidelity` leaves it as it stands. H
 the training code in float32: softmux's, and beside them those of the training code itself in bfloat16, on the same rows
 (PEFT; for P-Tuning v1 and v2 the module written out). Answers are labels, tags of tokens, or greedy tokens, each after
 the tokens that stand in front of it in float32. The error is the root mean square of all logits, as a share of theirs.
+Answers change where two choices nearly tie, so that a count moves by chance, with other rows the other way; the error
+does not.
 """
 TINY = "tiny"
 HALF_HEAD = (
