@@ -130,6 +130,8 @@ def _said(arch: str, peft_type: str, task_type: str) -> dict[str, Any]:
         return {"num_layers": config.n_layers, "token_dim": config.dim, "num_attention_heads": config.n_heads}
     if arch == "mpt":
         return {"num_layers": config.n_layers, "token_dim": config.d_model, "num_attention_heads": config.n_heads}
+    if arch == "xglm":
+        return {"num_attention_heads": config.num_attention_heads}
     if arch == "falcon" and peft_type.startswith(PREFIXES):  # one head of keys for all, which PEFT does not find out
         return {"num_attention_heads": 1, "token_dim": config.head_dim}
     if arch == "albert" and peft_type.startswith(PREFIXES):

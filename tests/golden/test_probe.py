@@ -108,6 +108,7 @@ SERVED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
         t.StableLmForCausalLM,
         t.StableLmConfig(use_qkv_bias=True, qk_layernorm=True, use_parallel_residual=True),
     ),
+    "nemotron": lambda: (t.NemotronForCausalLM, t.NemotronConfig(num_key_value_heads=8)),
     "roformer": lambda: (t.RoFormerForMaskedLM, t.RoFormerConfig()),
     "megatron-bert": lambda: (t.MegatronBertForMaskedLM, t.MegatronBertConfig()),
     "rembert": lambda: (t.RemBertForMaskedLM, t.RemBertConfig()),

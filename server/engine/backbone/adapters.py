@@ -15,7 +15,7 @@ from server.engine.backbone.like_bert import swap_big_bird, swap_like_bert, swap
 from server.engine.backbone.mpnet import PackedMPNet
 from server.engine.backbone.mpt import swap_mpt
 from server.engine.backbone.own_products import swap_gpt_neo, swap_gptj, swap_xglm
-from server.engine.backbone.swapped import Module, Running, Swapped, swap_stablelm
+from server.engine.backbone.swapped import Module, Running, Swapped, hand_over_plan
 
 Body = Callable[..., Any]
 """Called with a model's own inputs and `plan`; its output has `last_hidden_state`."""
@@ -31,7 +31,8 @@ _SWAPS: dict[str, Callable[[Module, Running], None]] = {
     "mpt": swap_mpt,
     "rembert": swap_like_bert,
     "roformer": swap_roformer,
-    "stablelm": swap_stablelm,
+    "nemotron": hand_over_plan,
+    "stablelm": hand_over_plan,
     "xglm": swap_xglm,
 }
 _ADAPTERS: dict[str, Callable[[PreTrainedModel], Body]] = {

@@ -61,11 +61,11 @@ def decoding(base: Module, name: str) -> Iterable[Module]:
         yield module
 
 
-def swap_stablelm(base: Module, running: Running) -> None:
-    """Hand the plan to every attention of a StableLM: it calls ours, but its layers do not pass the plan on."""
+def hand_over_plan(base: Module, running: Running) -> None:
+    """Hand the plan to every attention of a StableLM or Nemotron: it calls ours, but its layers pass no plan on."""
 
     def with_plan(_: Module, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, {**given, "plan": running.plan}
 
-    for module in modules_named(base, "StableLmAttention"):
+    for module in [*modules_named(base, "StableLmAttention"), *modules_named(base, "NemotronAttention")]:
         module.register_forward_pre_hook(with_plan, with_kwargs=True)
