@@ -62,7 +62,9 @@ def _prepared(engine: Engine, case: Case) -> Outcome | list[Text]:
         request = _request(case, engine)
         resident = bringing.bring(request, bringing.part_keys(request), {}).resident
         rows = [(ids, case.row(request, ids)) for ids in _texts()]
-        Trial(bringing, engine._stepper, engine.spec).run(request, bringing.part_keys(request), rows[1][1])
+        trial = Trial(bringing, engine._stepper, engine.spec)
+        for _ in trial.passes(request, bringing.part_keys(request), rows[1][1]):
+            pass
     except NoReferenceError as error:
         return NoReference(str(error))
     except SoftmuxError as error:
