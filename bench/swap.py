@@ -144,10 +144,10 @@ def main() -> None:
         serving(directory, (Path(folder) / "store").as_uri()) as server,
     ):
         found = asyncio.run(swap_under_load(server.url, prompts, MOVED, load, rounds, options.swaps_a_publish))
-    if options.json:
-        print(json.dumps(asdict(found), indent=2))
-    else:
-        _show(f"{directory.name}, {', '.join(prompts)}, {options.clients} clients, {rounds} rounds of each", found)
+        if options.json:
+            print(json.dumps(asdict(found), indent=2))
+        else:
+            _show(f"{directory.name}, {', '.join(prompts)}, {options.clients} clients, {rounds} rounds of each", found)
     sys.exit(any(one.num_errors or one.num_wrong_versions for one in (found.stays, found.swaps)))
 
 

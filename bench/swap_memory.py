@@ -151,10 +151,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, places(said.stores) as stores:
         backbone = save_tiny_backbone(Path(folder))
         reports = [swap_on(name, url, backbone, said.swaps) for name, url in stores]
-    if said.json:
-        print(json.dumps([asdict(one) for one in reports], indent=2))
-    else:
-        Console(width=None if sys.stdout.isatty() else 120).print(draw(reports))
+        if said.json:
+            print(json.dumps([asdict(one) for one in reports], indent=2))
+        else:
+            Console(width=None if sys.stdout.isatty() else 120).print(draw(reports))
     sys.exit(any(one.num_wrong for one in reports))
 
 
