@@ -7,12 +7,13 @@ softmax over [prefix of its soft prompt | its own earlier keys | this step's key
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from server.engine.errors import BackboneRefusedError
+from server.engine.kernels.looking import Packed, look
 from server.engine.kernels.merged import Partial, attend_partly
 from server.engine.kernels.scores import LayerRules, attend_explicit, attend_fused
 from server.engine.plan import DecodeGroup, FreshGroup, StepPlan
@@ -49,8 +50,13 @@ def attend(
     if plan.observe:
         plan.observe(layer, key, value)
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+    packed = Packed(*(tensor[0].transpose(0, 1) for tensor in (query, key, value)))
+    if plan.cross is not None:
+        layer, is_cross = divmod(layer, 2)
+        if is_cross:
+            look(plan.cross, module, layer, rules, packed, output[0])
+            return output, None
     sums = query.new_empty(query.shape[2], query.shape[1], dtype=torch.float32) if plan.shared else None
-    packed = _Packed(*(tensor[0].transpose(0, 1) for tensor in (query, key, value)))
     joined = plan.prefixes.join(layer, packed.key, packed.value) if plan.prefixes else None
     for index, group in enumerate(plan.groups):
         if isinstance(group, DecodeGroup):
@@ -64,14 +70,6 @@ def attend(
     if plan.shared and sums is not None:
         plan.shared.merge_into(layer, packed.query, Partial(output[0], sums), rules)
     return output, None
-
-
-class _Packed(NamedTuple):
-    """A layer's tensors with tokens first: [T, heads, head_dim]."""
-
-    query: torch.Tensor
-    key: torch.Tensor
-    value: torch.Tensor
 
 
 _Attended = tuple[torch.Tensor, torch.Tensor | None]
@@ -117,7 +115,7 @@ def _fresh(
     group: FreshGroup,
     layer: int,
     rules: LayerRules,
-    packed: _Packed,
+    packed: Packed,
     joined: Prefix | None,
 ) -> _Attended:
     """Return the group's output [its tokens, heads, head_dim] and sums [its tokens, heads]."""
@@ -135,7 +133,7 @@ def _fresh(
     return out.transpose(1, 2).flatten(0, 1), None if lse is None else lse.transpose(1, 2).flatten(0, 1)
 
 
-def _keys(group: FreshGroup, packed: _Packed, joined: Prefix | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _keys(group: FreshGroup, packed: Packed, joined: Prefix | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the group's keys and values, prefixes in front: [rows, heads, num_prefix + num_tokens, head_dim]."""
     start, key, value = group.start, packed.key, packed.value
     if group.keys_start is not None:
@@ -146,7 +144,7 @@ def _keys(group: FreshGroup, packed: _Packed, joined: Prefix | None) -> tuple[to
 
 
 def _decode(
-    plan: StepPlan, index: int, group: DecodeGroup, layer: int, rules: LayerRules, packed: _Packed
+    plan: StepPlan, index: int, group: DecodeGroup, layer: int, rules: LayerRules, packed: Packed
 ) -> _Attended:
     """Return the group's output [rows, heads, head_dim] and sums [rows, heads]."""
     span = slice(group.start, group.start + group.num_rows)

@@ -7,9 +7,13 @@ Owned by the worker thread. A slot is zeroed when it is released: NaN behind a m
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
+
+Keys = Literal["own", "cross"]
+"""Whose keys a slot holds: a row's own tokens', or its encoder's, which its decoder looks at. Each has its own pools,
+so that both stay compact."""
 
 SMALLEST_CAPACITY = 64  # tokens
 FIRST_ROWS = 4
@@ -40,8 +44,9 @@ class KVShape:
 class SlotPool:
     """Slots of one capacity. Slots 0..num_used-1 are taken, in the order of `owners`."""
 
-    def __init__(self, shape: KVShape, capacity: int, num_rows: int) -> None:
+    def __init__(self, shape: KVShape, capacity: int, num_rows: int, keys: Keys = "own") -> None:
         self.capacity = capacity
+        self.keys = keys
         self.owners: list[SlotOwner] = []
         self._shape = shape
         self.key = self._zeros(num_rows)  # [layers, rows, heads, capacity, head_dim]
@@ -94,7 +99,7 @@ class KVMemory:
     def __init__(self, shape: KVShape, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self._shape = shape
-        self._pools: dict[int, SlotPool] = {}
+        self._pools: dict[tuple[Keys, int], SlotPool] = {}
 
     @property
     def allocated_bytes(self) -> int:
@@ -106,20 +111,23 @@ class KVMemory:
         """Bytes of slots that have an owner."""
         return sum(pool.row_bytes * len(pool.owners) for pool in tuple(self._pools.values()))
 
-    def can_ever_hold(self, num_tokens: int) -> bool:
-        """Whether a row of `num_tokens` would fit into the empty memory."""
-        return self.slot_bytes(num_tokens) <= self.budget_bytes
+    def can_ever_hold(self, *slots: int) -> bool:
+        """Whether a row that takes slots of so many tokens would fit into the empty memory."""
+        return self.slot_bytes(*slots) <= self.budget_bytes
 
-    def slot_bytes(self, num_tokens: int) -> int:
-        """Bytes of the slot that a row of `num_tokens` would take."""
-        return self._capacity(num_tokens) * self._shape.token_bytes
+    def slot_bytes(self, *slots: int) -> int:
+        """Bytes of slots of so many tokens."""
+        return sum(capacity_for(num_tokens) for num_tokens in slots) * self._shape.token_bytes
 
-    def take(self, owner: SlotOwner, num_tokens: int) -> SlotPool | None:
-        """Give `owner` a slot for `num_tokens`, or return None when the budget has no room now."""
-        capacity = self._capacity(num_tokens)
-        pool = self._pools.get(capacity)
+    def take(self, owner: SlotOwner, num_tokens: int, keys: Keys = "own", spare_bytes: int = 0) -> SlotPool | None:
+        """Give `owner` a slot for `num_tokens`, or return None when the budget has no room now.
+
+        A pool that grows for it leaves `spare_bytes` of the budget to others.
+        """
+        at = keys, capacity_for(num_tokens)
+        pool = self._pools.get(at)
         if pool is None or len(pool.owners) == pool.num_rows:
-            pool = self._with_room(capacity, pool)
+            pool = self._with_room(at, pool, spare_bytes)
         if pool is not None:
             pool.take(owner)
         return pool
@@ -128,30 +136,31 @@ class KVMemory:
         """Free `owner`'s slot, and the pool with its last owner."""
         pool.release(owner)
         if not pool.owners and pool.num_rows > FIRST_ROWS:
-            del self._pools[pool.capacity]
+            del self._pools[pool.keys, pool.capacity]
 
-    def _with_room(self, capacity: int, pool: SlotPool | None) -> SlotPool | None:
-        self._drop_idle(except_capacity=capacity)
+    def drop_idle(self, but: tuple[Keys, int] | None = None) -> None:
+        """Give back the pools that hold nothing, but one."""
+        for at in [at for at, pool in self._pools.items() if not pool.owners and at != but]:
+            del self._pools[at]
+
+    def _with_room(self, at: tuple[Keys, int], pool: SlotPool | None, spare_bytes: int) -> SlotPool | None:
+        self.drop_idle(but=at)
         have = pool.num_rows if pool else 0
-        row_bytes = capacity * self._shape.token_bytes
-        room = (self.budget_bytes - self.allocated_bytes) // row_bytes
+        row_bytes = at[1] * self._shape.token_bytes
+        room = (self.budget_bytes - spare_bytes - self.allocated_bytes) // row_bytes
         more = min(max(have, FIRST_ROWS), room)
         if more < 1:
             return None
         if pool is None:
-            pool = self._pools[capacity] = SlotPool(self._shape, capacity, more)
+            pool = self._pools[at] = SlotPool(self._shape, at[1], more, at[0])
         else:
             pool.grow(have + more)
         return pool
 
-    def _drop_idle(self, except_capacity: int) -> None:
-        idle = [c for c, pool in self._pools.items() if not pool.owners and c != except_capacity]
-        for capacity in idle:
-            del self._pools[capacity]
 
-    @staticmethod
-    def _capacity(num_tokens: int) -> int:
-        capacity = SMALLEST_CAPACITY
-        while capacity < num_tokens:
-            capacity *= 2
-        return capacity
+def capacity_for(num_tokens: int) -> int:
+    """Return the tokens of the slot that so many take."""
+    capacity = SMALLEST_CAPACITY
+    while capacity < num_tokens:
+        capacity *= 2
+    return capacity

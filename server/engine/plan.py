@@ -12,6 +12,7 @@ from itertools import accumulate
 
 import torch
 
+from server.engine.cross import CrossPlan
 from server.engine.kernels.scores import PlaceBias
 from server.engine.kv import SlotPool
 from server.engine.prefixes import Prefix, StepPrefixes, gather_prefixes
@@ -85,6 +86,7 @@ class StepPlan:
     shared: SharedPrefixes | None = None  # those that no row has in its slot
     observe: KeyObserver | None = None  # told (layer, key, value) of every call; for probes
     num_calls: int = 0  # attention calls so far in this forward pass: the index of the next layer
+    cross: CrossPlan | None = None  # of an encoder-decoder's decoder: every second call looks at the encoder
     _masks: dict[tuple[int, int | None], torch.Tensor | None] = field(default_factory=dict)
     _biases: dict[tuple[int, PlaceBias], torch.Tensor] = field(default_factory=dict)
 

@@ -30,22 +30,30 @@ def gather_prefixes(rows: Sequence[tuple[Prefix, int, int]], device: torch.devic
     """Join each row's (prefix, start of its own tokens in the step, their number), in the order given."""
     if not rows:
         return None
-    starts: dict[int, int] = {}
-    distinct: list[Prefix] = []
-    num_tokens = 0
-    for prefix, _, _ in rows:
-        if id(prefix) not in starts:
-            starts[id(prefix)] = num_tokens
-            distinct.append(prefix)
-            num_tokens += prefix[0].shape[1]
+    joined, starts = distinct_prefixes([prefix for prefix, _, _ in rows])
+    assert joined is not None
+    num_tokens = joined[0].shape[1]
     places: list[torch.Tensor] = []
     for prefix, start, count in rows:
         first = starts[id(prefix)]
         places.append(torch.arange(first, first + prefix[0].shape[1], device=device))
         places.append(torch.arange(num_tokens + start, num_tokens + start + count, device=device))
-    return StepPrefixes(
-        _joined([key for key, _ in distinct]), _joined([value for _, value in distinct]), torch.cat(places)
-    )
+    return StepPrefixes(*joined, torch.cat(places))
+
+
+def distinct_prefixes(prefixes: Sequence[Prefix]) -> tuple[Prefix | None, dict[int, int]]:
+    """Put prefixes end to end, each once; return where each, by its id, begins. None: there are none."""
+    starts: dict[int, int] = {}
+    distinct: list[Prefix] = []
+    num_tokens = 0
+    for prefix in prefixes:
+        if id(prefix) not in starts:
+            starts[id(prefix)] = num_tokens
+            distinct.append(prefix)
+            num_tokens += prefix[0].shape[1]
+    if not distinct:
+        return None, starts
+    return (_joined([key for key, _ in distinct]), _joined([value for _, value in distinct])), starts
 
 
 def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from server.engine.backbone.adapters import body_of
+from server.engine.backbone.encoder_decoder import EncoderDecoder
 from server.engine.backbone.gates import max_positions
 from server.engine.backbone.loading import BackboneParts
 from server.engine.backbone.reader import LogitReader
@@ -21,7 +22,7 @@ from server.engine.plan import StepPlan
 class BackboneShape:
     """The numbers that the engine computes with."""
 
-    num_layers: int  # attention calls in one forward pass
+    num_layers: int  # attention calls in one forward pass; of an encoder-decoder, in its encoder's
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -32,6 +33,12 @@ class BackboneShape:
     position_base: int  # RoBERTa numbers its first token padding_idx + 1
     num_token_types: int
     is_causal: bool
+    num_decoder_layers: int | None = None  # None: no encoder-decoder
+
+    @property
+    def num_kept_layers(self) -> int:
+        """Layers whose keys a running row keeps."""
+        return self.num_decoder_layers or self.num_layers
 
     @property
     def pad_id(self) -> int | None:
@@ -52,6 +59,7 @@ class Backbone:
         self._embeddings: nn.Embedding = parts.base.get_input_embeddings()
         self._body = body_of(parts.base)
         self.shape = _shape(parts, self._embeddings)
+        self.stacks = _stacks(parts, self.shape)
         self.eos_token_ids = _eos_token_ids(parts)
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
@@ -84,6 +92,7 @@ class Backbone:
         `embeds` [1, T, E] replaces the plan's token ids. Raises BackboneRefusedError when a layer went past our
         attention function, since its rows would then have seen each other.
         """
+        assert self.stacks is None, "an encoder-decoder's stacks are run one after the other"
         plan.num_calls = 0
         inputs = {"input_ids": plan.token_ids} if embeds is None else {"inputs_embeds": embeds}
         if self.shape.num_token_types:
@@ -115,6 +124,7 @@ def _shape(parts: BackboneParts, embeddings: nn.Embedding) -> BackboneShape:
         position_base=base,
         num_token_types=_num_token_types(parts),
         is_causal=_is_causal(parts),
+        num_decoder_layers=_num_decoder_layers(config) if config.is_encoder_decoder else None,
     )
 
 
@@ -129,6 +139,16 @@ def _num_kv_heads(config: PretrainedConfig) -> int:
     if config.model_type == "falcon":  # its new decoder architecture repeats keys for every query head before that
         return 1 if config.multi_query and not config.new_decoder_architecture else int(config.num_attention_heads)
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
+def _num_decoder_layers(config: PretrainedConfig) -> int:
+    return int(getattr(config, "num_decoder_layers", None) or config.decoder_layers)
+
+
+def _stacks(parts: BackboneParts, shape: BackboneShape) -> EncoderDecoder | None:
+    if shape.num_decoder_layers is None:
+        return None
+    return EncoderDecoder(parts.base, shape.num_layers, shape.num_decoder_layers)
 
 
 def _eos_token_ids(parts: BackboneParts) -> frozenset[int]:
@@ -154,6 +174,8 @@ def _num_token_types(parts: BackboneParts) -> int:
 
 def _is_causal(parts: BackboneParts) -> bool:
     """A model class is causal if its attention modules say so; those that say nothing are by their head's name."""
+    if parts.config.is_encoder_decoder:
+        return False
     claims = {bool(module.is_causal) for module in parts.base.modules() if hasattr(module, "is_causal")}
     if len(claims) == 1:
         return claims.pop()

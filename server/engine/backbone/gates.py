@@ -7,10 +7,12 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from server.engine.backbone.encoder_decoder import SERVED
 from server.engine.backbone.unserved import UNSERVED
 
 LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 EXACT_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
+RELATIVE_POSITIONS = 2048  # taken of a model with distances in the place of positions, unless it names more
 LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 _BLOOM_POSITIONS = 2048  # what every BLOOM was trained on; only the largest one's config says so
 
@@ -25,7 +27,8 @@ def max_positions(config: PretrainedConfig, position_base: int) -> int:
     """Return how many positions a row may take.
 
     Dynamic and longrope rotations read the largest position of the whole step, so a long neighbour would change a short
-    row. Below the original length neither does anything: the length is capped there.
+    row. Below the original length neither does anything: the length is capped there. T5 has distances alone, which
+    never run out: what bounds a row there is memory.
     """
     limit = _position_limit(config)
     assert limit is not None, "such a config is refused"
@@ -48,14 +51,22 @@ def _position_limit(config: PretrainedConfig) -> int | None:
             # Longer rows see only some of their tokens; up to here the model itself lets every token see every token.
             all_seen = (5 + 2 * config.num_random_blocks) * config.block_size
             return min(int(config.max_position_embeddings), int(all_seen))
+    if is_relative(config):
+        return max(RELATIVE_POSITIONS, int(getattr(config, "n_positions", None) or 0))
     limit = getattr(config, "max_position_embeddings", None)
     return None if limit is None else int(limit)
+
+
+def is_relative(config: PretrainedConfig) -> bool:
+    """Whether the distance of two tokens is all the position that they have (T5)."""
+    is_known = config.is_encoder_decoder and getattr(config, "max_position_embeddings", None) is None
+    return bool(is_known and getattr(config, "relative_attention_num_buckets", None))
 
 
 def _faults(config: PretrainedConfig) -> Iterator[str]:
     kind = config.model_type
     if config.is_encoder_decoder:
-        yield f"{kind} is an encoder-decoder; softmux serves decoders and encoders"
+        yield from _stack_faults(config)
     if getattr(config, "text_config", None) is not None:
         yield f"{kind} wraps a text model in others; point --backbone at the text model alone"
     if _position_limit(config) is None:
@@ -69,6 +80,17 @@ def _faults(config: PretrainedConfig) -> Iterator[str]:
         yield f"{kind} has layers of type {', '.join(strange)}; known: {', '.join(sorted(LAYER_TYPES))}"
     for rope in _ropes(config):
         yield from _rope_faults(kind, rope)
+
+
+def _stack_faults(config: PretrainedConfig) -> Iterator[str]:
+    kind = config.model_type
+    if kind not in SERVED:
+        yield f"{kind} is an encoder-decoder that softmux does not know; served: {', '.join(sorted(SERVED))}"
+    heads = getattr(config, "encoder_attention_heads", None), getattr(config, "decoder_attention_heads", None)
+    if heads[0] != heads[1]:
+        yield f"{kind} has {heads[0]} heads in its encoder and {heads[1]} in its decoder; the same number is served"
+    if config.decoder_start_token_id is None:
+        yield f"{kind} does not say what its decoder begins with: put decoder_start_token_id into its config.json"
 
 
 def _rope_faults(kind: str, rope: dict[str, Any]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
@@ -36,7 +37,7 @@ class BackboneParts:
     """The modules of one backbone. `model` holds the language-model head when `base` is only a part of it."""
 
     base: PreTrainedModel
-    model: PreTrainedModel | None  # the same base below a causal or masked head; None: the files have no such head
+    model: PreTrainedModel | None  # the same base below its LM head; None: the files have no such head
     pooler: nn.Module | None
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase | None
@@ -97,7 +98,8 @@ def assemble(
         model = base
     return BackboneParts(
         base=base,
-        model=None if base is model else model,
+        # T5's two stacks and its head are one module.
+        model=None if base is model and not model.config.is_encoder_decoder else model,
         pooler=None if any("pooler." in name for name in missing) else pooler,
         config=model.config,
         tokenizer=tokenizer,
@@ -122,6 +124,8 @@ def _load_model(
     """Load the class that the files were written by: causal, masked, or the bare body."""
     names = " ".join(config.architectures or ())
     wanted = dtype or "auto"
+    if config.is_encoder_decoder:
+        return _load_seq2seq(directory, wanted)
     if "ForCausalLM" in names or "LMHeadModel" in names:
         auto = AutoModelForCausalLM
     elif "ForMaskedLM" in names or "ForPreTraining" in names:
@@ -134,6 +138,18 @@ def _load_model(
             directory, dtype=wanted, ignore_mismatched_sizes=True
         ).pooler
     return model, sorted(info["missing_keys"])
+
+
+def _load_seq2seq(directory: str, dtype: torch.dtype | str) -> tuple[PreTrainedModel, list[str]]:
+    """Load both stacks and their LM head. Raises BackboneRefusedError when the files lack a part of them."""
+    model, info = AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=dtype, output_loading_info=True)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise BackboneRefusedError(
+            f"backbone {directory!r} has no weights for {', '.join(missing[:4])}{' ..' * (len(missing) > 4)}: an "
+            "encoder-decoder is served with its encoder, its decoder and its LM head"
+        )
+    return model, missing
 
 
 def _load_masked(directory: str, dtype: torch.dtype | str) -> tuple[PreTrainedModel, list[str]]:

@@ -18,22 +18,15 @@ from transformers.modeling_outputs import ModelOutput
 from prompt_store.backbone_spec import PromptPlace
 from server.engine.backbone.backbone import Backbone
 from server.engine.backbone.loading import assemble, register_attention
+from server.engine.backbone.probe_report import ProbeReport, check, measured, relative
+from server.engine.backbone.probe_stacks import StacksProbe
 from server.engine.backbone.shrink import VOCAB, shrink
 from server.engine.errors import BackboneRefusedError
 from server.engine.kv import KVMemory, KVShape
 from server.engine.plan import PlannedRow, StepPlan, build_plan
 from server.engine.prefixes import Prefix
 
-TOLERANCE = 1e-3  # of the reference's scale; a forgotten window, soft cap or sink is off by a tenth of it and more
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeReport:
-    """What was found: the worst error as a share of the scale, and what soft prompts cannot be served how."""
-
-    relative_error: float
-    refusals: dict[PromptPlace, str]
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +50,8 @@ def probe(config: PretrainedConfig, model_class: type[PreTrainedModel]) -> Probe
     register_attention()
     try:
         eager, backbone = _twins(config, model_class)
-        return _Probe(eager, backbone).run()
+        kind = _Probe if backbone.stacks is None else StacksProbe
+        return kind(eager, backbone).run()
     except BackboneRefusedError:
         raise
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
@@ -77,7 +71,7 @@ def _twins(config: PretrainedConfig, model_class: type[PreTrainedModel]) -> tupl
         eager = model_class(small).float().eval()
         for name, parameter in eager.named_parameters():
             # Zero at first, all of them: a forgotten one would not show.
-            if "sinks" in name or name.endswith(("q_bias", "v_bias")):
+            if "sinks" in name or name.endswith(("q_bias", "v_bias", "relative_attention_bias.weight")):
                 nn.init.normal_(parameter)
     return eager, Backbone(assemble(copy.deepcopy(eager), (), None))
 
@@ -92,35 +86,19 @@ class _Probe:
     @torch.inference_mode()
     def run(self) -> ProbeReport:
         bare = self._error(self._rows(with_prefix=False), as_embeds=False)
-        self._check(bare, "rows without a prompt")
+        check(self._name, bare, "rows without a prompt")
         refusals: dict[PromptPlace, str] = {}
-        embeds = self._place(lambda: self._error(self._rows(with_prefix=False), as_embeds=True), refusals, "embeds")
-        kv = self._place(self._prefix_error, refusals, "kv")
-        self._check(self._reader_error(), "logits read from hidden states")
-        return ProbeReport(max(bare, embeds, kv), refusals)
-
-    def _place(self, error: Callable[[], float], refusals: dict[PromptPlace, str], place: PromptPlace) -> float:
-        """Measure one place for prompts; one that fails is a refusal, not the end."""
-        try:
-            found = error()
-        except (RuntimeError, ValueError, TypeError) as failure:
-            refusals[place] = f"{self._name} cannot take {place}: {failure}"
-            return 0.0
-        if found > TOLERANCE:
-            refusals[place] = f"{self._name} answers {place} wrongly on packed rows (error {found:.1e} of the scale)"
-            return 0.0
-        return found
+        places: dict[PromptPlace, Callable[[], float]] = {
+            "embeds": lambda: self._error(self._rows(with_prefix=False), as_embeds=True),
+            "kv": self._prefix_error,
+        }
+        worst = measured(self._name, places, refusals)
+        check(self._name, self._reader_error(), "logits read from hidden states")
+        return ProbeReport(max(bare, worst), refusals)
 
     @property
     def _name(self) -> str:
         return str(self._eager.config.model_type)
-
-    def _check(self, error: float, what: str) -> None:
-        if not error <= TOLERANCE:
-            raise BackboneRefusedError(
-                f"{self._name} answers {what} differently in a packed step than alone: "
-                f"error {error:.1e} of the scale, allowed {TOLERANCE:.0e}"
-            )
 
     def _rows(self, with_prefix: bool) -> list[_Row]:
         shapes = _CAUSAL_ROWS if self._shape.is_causal else _BIDIRECTIONAL_ROWS
@@ -146,7 +124,7 @@ class _Probe:
         bare = self._packed([replace(rows[0], prefix=None)], as_embeds=False)[0]
         if torch.allclose(bare, alone[0]):
             raise ValueError("a prefix changes nothing")
-        return max(_relative(a, b) for a, b in zip(mixed, alone, strict=True))
+        return max(relative(a, b) for a, b in zip(mixed, alone, strict=True))
 
     def _reference_takes_cache(self, row: _Row) -> bool:
         try:
@@ -156,7 +134,7 @@ class _Probe:
 
     def _error(self, rows: list[_Row], as_embeds: bool) -> float:
         packed = self._packed(rows, as_embeds)
-        return max(_relative(ours, self._alone(row)) for ours, row in zip(packed, rows, strict=True))
+        return max(relative(ours, self._alone(row)) for ours, row in zip(packed, rows, strict=True))
 
     def _alone(self, row: _Row) -> torch.Tensor:
         """Return the reference's hidden states of the row's last tokens: [new, hidden]."""
@@ -211,16 +189,9 @@ class _Probe:
         truth = self._eager(input_ids=ids).logits[0].float()
         hidden = self._eager.base_model(input_ids=ids).last_hidden_state[0]
         columns = torch.tensor([7, 3, 60])
-        return max(
-            _relative(reader.logits(hidden), truth), _relative(reader.columns(hidden, columns), truth[:, columns])
-        )
+        return max(relative(reader.logits(hidden), truth), relative(reader.columns(hidden, columns), truth[:, columns]))
 
 
 def _spans(plan: StepPlan, rows: list[PlannedRow]) -> Iterator[tuple[int, slice]]:
     for index, start in zip(plan.order, plan.starts, strict=True):
         yield index, slice(start, start + len(rows[index].tokens))
-
-
-def _relative(ours: torch.Tensor, truth: torch.Tensor) -> float:
-    error = (ours - truth).abs().max() / truth.abs().max()
-    return float(error) if torch.isfinite(error) else float("inf")

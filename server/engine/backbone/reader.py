@@ -31,6 +31,11 @@ class _Passed(ModelOutput):  # type: ignore[misc]
     attentions: None = None
     cross_attentions: None = None
     router_logits: None = None
+    decoder_hidden_states: None = None
+    decoder_attentions: None = None
+    encoder_last_hidden_state: None = None
+    encoder_hidden_states: None = None
+    encoder_attentions: None = None
 
 
 class _Passthrough(nn.Module):
@@ -57,8 +62,12 @@ class LogitReader:
         shell._modules = dict(model._modules)
         has_output = not hasattr(model, "lm_predictions")
         embeddings = None if has_output else model.base_model.embeddings
-        shell._modules[model.base_model_prefix] = _Passthrough(model.config, embeddings)
+        # T5 has no module that is its body: its head reads what its decoder gives.
+        self._reads_decoder = model.base_model is model
+        body = "decoder" if self._reads_decoder else model.base_model_prefix
+        shell._modules[body] = _Passthrough(model.config, embeddings)
         self._shell = shell
+        self._bias = getattr(model, "final_logits_bias", None)  # BART's, [1, vocab]
         output = model.get_output_embeddings()
         if has_output:
             name = next(name for name, module in shell.named_modules() if module is output)
@@ -80,7 +89,7 @@ class LogitReader:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return [k, vocab]."""
-        logits: torch.Tensor = self._shell(inputs_embeds=hidden[None]).logits[0].float()
+        logits: torch.Tensor = self._shell(**self._inputs(hidden)).logits[0].float()
         if not self._is_rounded:
             return logits
         rows = torch.arange(len(logits), device=logits.device)
@@ -91,7 +100,13 @@ class LogitReader:
     def columns(self, hidden: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Return the logits of `columns` [c] alone: [k, c]."""
         few = {name: tensor.index_select(0, columns).float() for name, tensor in self._output.items()} | self._exact
-        given = {"inputs_embeds": hidden[None].float()}
-        read = torch.func.functional_call(self._shell, few, kwargs=given, tie_weights=False)
+        if self._bias is not None:
+            few["final_logits_bias"] = self._bias.index_select(1, columns).float()
+        read = torch.func.functional_call(self._shell, few, kwargs=self._inputs(hidden.float()), tie_weights=False)
         logits: torch.Tensor = read.logits[0]
         return logits.float()
+
+    def _inputs(self, hidden: torch.Tensor) -> dict[str, Any]:
+        if self._reads_decoder:
+            return {"encoder_outputs": (hidden[None],), "decoder_inputs_embeds": hidden[None]}
+        return {"inputs_embeds": hidden[None]}

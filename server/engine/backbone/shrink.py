@@ -24,6 +24,10 @@ _SIZES: dict[str, Any] = {
     "max_window_layers": 2, "vocab_size_per_layer_input": VOCAB, "max_seq_len": POSITIONS, "seq_length": POSITIONS,
     "window_size": WINDOW, "rotary_dim": HEAD_DIM // 2, "ffn_hidden_size": 64, "n_inner": 64,
     "input_embedding_size": 16, "output_embedding_size": 24,
+    "d_ff": 64, "initializer_factor": 1.5,
+    "decoder_attention_heads": HEADS, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "num_decoder_layers": 3,
+    "decoder_layers": 3, "relative_attention_num_buckets": 16, "relative_attention_max_distance": 16,
+    "encoder_layers": 2,
 }  # fmt: skip
 
 
@@ -68,7 +72,16 @@ def _shrink_depth(small: PretrainedConfig, kinds: Sequence[str]) -> None:
 
 
 def _shrink_tokens(small: PretrainedConfig) -> None:
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+    for name in (
+        "pad_token_id",
+        "bos_token_id",
+        "eos_token_id",
+        "cls_token_id",
+        "sep_token_id",
+        "decoder_start_token_id",
+        "forced_eos_token_id",
+        "forced_bos_token_id",
+    ):
         token = getattr(small, name, None)
         if token is not None and (not isinstance(token, int) or token >= VOCAB):
             setattr(small, name, 2)
