@@ -41,6 +41,8 @@ class BackboneSpec:
     pair: str | None = None  # how its tokenizer writes two texts, as a template of {first} and {second}
     num_decoder_layers: int | None = None  # None: no encoder-decoder; its decoder's heads are as the encoder's
     decoder_start_token_id: int | None = None  # what an encoder-decoder's decoder begins with
+    decoder_first_token_id: int | None = None  # what the model's own generation always writes first (BART's <s>)
+    is_relative: bool = False  # of two tokens only the distance counts (T5): a prefix shifts what follows, always
     max_abs_decoder_key: tuple[float, ...] = ()  # as above, of the decoder's own attention
     max_abs_decoder_value: tuple[float, ...] = ()
     max_abs_cross_key: tuple[float, ...] = ()

@@ -143,9 +143,7 @@ def _keys(group: FreshGroup, packed: Packed, joined: Prefix | None) -> tuple[tor
     return _rows(key[span], group.num_rows), _rows(value[span], group.num_rows)
 
 
-def _decode(
-    plan: StepPlan, index: int, group: DecodeGroup, layer: int, rules: LayerRules, packed: Packed
-) -> _Attended:
+def _decode(plan: StepPlan, index: int, group: DecodeGroup, layer: int, rules: LayerRules, packed: Packed) -> _Attended:
     """Return the group's output [rows, heads, head_dim] and sums [rows, heads]."""
     span = slice(group.start, group.start + group.num_rows)
     keys, values = group.pool.key[layer], group.pool.value[layer]

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import torch
 
+from prompt_store.artifact import Artifact
 from server.engine.backbone.backbone import Backbone
 from server.engine.heads import build_head
 from server.engine.kv import KVShape, SlotPool
 from server.engine.plan import PlannedRow, build_plan
-from server.engine.residency import Leading, PartKey, Resident, Sized, Vectors
+from server.engine.prefixes import Prefix
+from server.engine.residency import DecoderVectors, Leading, PartKey, Resident, Sized, Vectors
 from server.engine.types import LoadRequest, ReadEmbedding, Reading, ReadTokens
 
 
@@ -50,6 +52,7 @@ class Bringing:
         num_prefix = artifact.kv[0].shape[2] if artifact.kv else 0
         num_compiled_embeds = sum(token is None for token in leading)
         sizes = {"vectors": self._vector_bytes(num_prefix + len(leading), num_embeds - num_compiled_embeds)}
+        sizes["vectors"] += self._decoder_bytes(artifact)
         if self._keeps_plain(leading):
             sizes["plain"] = self._vector_bytes(num_prefix, num_embeds)
         if artifact.manifest.head is not None:
@@ -105,16 +108,32 @@ class Bringing:
         embedding_bytes = self._backbone.shape.embedding_size * self._backbone.dtype.itemsize
         return num_keys * self._kv_shape.token_bytes + num_embeds * embedding_bytes
 
+    def _decoder_bytes(self, artifact: Artifact) -> int:
+        parts = (artifact.decoder_embeds, *(artifact.decoder_kv or ()), *(artifact.cross_kv or ()))
+        num_entries: int = sum(part.numel() for part in parts if part is not None)
+        return num_entries * self._backbone.dtype.itemsize
+
     @staticmethod
     def _keeps_plain(compiled: Leading) -> bool:
         """Only literals among the compiled tokens can be missing from a row; virtual tokens never are."""
         return any(token is not None for token in compiled)
 
     def _plain(self, request: LoadRequest) -> Vectors:
-        device, dtype = self._backbone.device, self._backbone.dtype
-        embeds, kv = request.artifact.embeds, request.artifact.kv
-        prefix = (_tokens_first(kv[0].to(device, dtype)), _tokens_first(kv[1].to(device, dtype))) if kv else None
-        return Vectors(None if embeds is None else embeds.to(device, dtype), prefix)
+        artifact = request.artifact
+        decoder = DecoderVectors(
+            self._moved(artifact.decoder_embeds), self._prefix(artifact.decoder_kv), self._prefix(artifact.cross_kv)
+        )
+        is_decoder = self._backbone.stacks is not None
+        return Vectors(self._moved(artifact.embeds), self._prefix(artifact.kv), decoder=decoder if is_decoder else None)
+
+    def _moved(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else tensor.to(self._backbone.device, self._backbone.dtype)
+
+    def _prefix(self, kv: tuple[torch.Tensor, torch.Tensor] | None) -> Prefix | None:
+        if kv is None:
+            return None
+        key, value = (_tokens_first(part.to(self._backbone.device, self._backbone.dtype)) for part in kv)
+        return key, value
 
     def _compile(self, plain: Vectors, leading: Leading) -> Vectors:
         """Return `plain` with its leading tokens turned into keys and values behind its prefix."""
@@ -160,5 +179,6 @@ def _resident(request: LoadRequest, keys: dict[str, PartKey], parts: dict[PartKe
         reading=request.reading,
         text_position_offset=request.artifact.manifest.text_position_offset,
         part_keys=tuple(keys.values()),
+        decoder_position_offset=request.artifact.manifest.decoder_position_offset,
         embeds_twice=bool(request.artifact.manifest.embeds_twice),
     )

@@ -24,6 +24,7 @@ from server.engine.backbone.describe import describe
 from server.engine.backbone.loading import load_parts
 from server.engine.backbone.probe import probe
 from server.engine.bringing import Bringing, Brought
+from server.engine.decoder_rows import running_row
 from server.engine.errors import EngineDeadError, NeverFitsError
 from server.engine.job import Job
 from server.engine.kv import KVMemory, KVShape
@@ -54,7 +55,7 @@ class Engine:
         self._backbone = backbone
         self._bringing = Bringing(backbone)
         self._stepper = Stepper(backbone)
-        self._trial = Trial(self._bringing, self._stepper, spec)
+        self._trial = Trial(self._bringing, self._stepper, spec, backbone.shape)
         self._residency = Residency(settings.resident_budget_bytes, observer.evicted)
         self._admission = Admission(
             AdmissionLimits(settings.max_waiting_rows, settings.max_waiting_tokens), time.monotonic
@@ -127,10 +128,11 @@ class Engine:
         Raises NeverFitsError, QueueFullError, EngineDeadError at once.
         """
         share_from = self._settings.share_prefix_from
-        row = RunningRow(request.lease.resident, request.row, request.sampling, self.spec.vocab_size, share_from)
+        shape = self._backbone.shape
+        row = running_row(request.lease.resident, request.row, request.sampling, shape, share_from)
         check_fits(row, self.spec.max_positions)
         self._check_memory(row)
-        num_tokens = len(row.input_ids)
+        num_tokens = row.num_step_tokens
         self._admission.reserve(num_tokens, request.deadline)
         row_id = next(self._row_ids)
         task = request.lease.resident.key[0]
@@ -203,9 +205,9 @@ class Engine:
         return await asyncio.wrap_future(done)
 
     def _check_memory(self, row: RunningRow) -> None:
-        if row.is_generating and not self._memory.can_ever_hold(row.num_keys):
+        if row.is_generating and not self._memory.can_ever_hold(*row.slot_sizes):
             raise NeverFitsError(
-                f"the row's keys take {self._memory.slot_bytes(row.num_keys)} bytes; the KV memory has "
+                f"the row's keys take {self._memory.slot_bytes(*row.slot_sizes)} bytes; the KV memory has "
                 f"{self._memory.budget_bytes}. Ask for fewer new tokens, or raise the engine's kv_budget_bytes"
             )
 
@@ -242,7 +244,7 @@ class Engine:
 
 def _kv_shape(backbone: Backbone) -> KVShape:
     shape = backbone.shape
-    return KVShape(shape.num_layers, shape.num_kv_heads, shape.head_dim, backbone.dtype, backbone.device)
+    return KVShape(shape.num_kept_layers, shape.num_kv_heads, shape.head_dim, backbone.dtype, backbone.device)
 
 
 def _dtype(settings: EngineSettings) -> torch.dtype | None:

@@ -33,12 +33,43 @@ class Sized(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class DecoderVectors:
+    """The part of a soft prompt that is for an encoder-decoder's decoder."""
+
+    embeds: torch.Tensor | None = None  # [n, E] in front of its start token
+    prefix: Prefix | None = None  # before its own keys
+    cross: Prefix | None = None  # before the keys of its encoder
+
+    @property
+    def num_embeds(self) -> int:
+        """Virtual tokens among the decoder's."""
+        return 0 if self.embeds is None else len(self.embeds)
+
+    @property
+    def num_prefix(self) -> int:
+        """Keys that stand before the decoder's own."""
+        return 0 if self.prefix is None else self.prefix[0].shape[1]
+
+    @property
+    def num_cross(self) -> int:
+        """Keys that stand before its encoder's."""
+        return 0 if self.cross is None else self.cross[0].shape[1]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on the device."""
+        tensors = (self.embeds, *(self.prefix or ()), *(self.cross or ()))
+        return sum(t.nbytes for t in tensors if t is not None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Vectors:
     """A soft prompt as a step uses it. `prefix` stands before the text; `embeds` stand in it."""
 
     embeds: torch.Tensor | None  # [n, E] in the serving dtype; None when compiled or KV only
     prefix: Prefix | None
     compiled: Leading = ()  # the leading input positions that `prefix` already holds
+    decoder: DecoderVectors | None = None  # of an encoder-decoder; `embeds` and `prefix` are its encoder's
 
     @property
     def num_prefix(self) -> int:
@@ -49,7 +80,8 @@ class Vectors:
     def size_bytes(self) -> int:
         """Bytes on the device."""
         tensors = (self.embeds, *(self.prefix or ()))
-        return sum(t.nbytes for t in tensors if t is not None)
+        own_bytes: int = sum(t.nbytes for t in tensors if t is not None)
+        return own_bytes + (self.decoder.size_bytes if self.decoder else 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +95,7 @@ class Resident:
     reading: Reading
     text_position_offset: int | None  # position of the first token after a KV prefix; None: after the prefix's keys
     part_keys: tuple[PartKey, ...]
+    decoder_position_offset: int | None = None  # of the decoder's first token after a KV prefix; None: after its keys
     embeds_twice: bool = False  # the text's whole embedding goes in beside the virtual tokens, and is embedded again
     num_leases: int = 0
     is_pinned: bool = False

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from server.engine.backbone.backbone import BackboneShape
 from server.engine.errors import NeverFitsError
-from server.engine.kv import SlotPool
+from server.engine.kv import KVMemory, SlotPool
 from server.engine.plan import PlannedRow
 from server.engine.residency import Resident, Vectors
 from server.engine.sampling import RowSampler
 from server.engine.settings import SHARED_FROM
 from server.engine.types import FinishReason, ReadEmbedding, ReadText, ReadTokens, RowInput, SamplingParams, Token
+
+
+class Claim(NamedTuple):
+    """The positions that a row takes in one stack."""
+
+    stack: str  # "" where the backbone has but one
+    before: int  # in front of its text: a prefix
+    text: int
+    new: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.before + self.text + self.new
 
 
 class RunningRow:
@@ -55,10 +70,19 @@ class RunningRow:
         return 1 if self.is_decoding else len(self.input_ids)
 
     @property
-    def num_keys(self) -> int:
-        """Keys that the row can come to hold: text, what it may write, and a prefix that it does not share."""
-        num_new = self.sampling.max_new_tokens if self.is_generating else 0
-        return self._num_held + len(self.input_ids) + num_new
+    def num_new(self) -> int:
+        """Tokens that the row may come to write."""
+        return self.sampling.max_new_tokens if self.is_generating else 0
+
+    @property
+    def slot_sizes(self) -> tuple[int, ...]:
+        """Keys that its slot can come to hold: text, what it may write, and a prefix that it does not share."""
+        return (self._num_held + len(self.input_ids) + self.num_new,)
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """The positions that the row takes."""
+        return (Claim("", self.text_offset, len(self.input_ids), self.num_new),)
 
     @property
     def text_offset(self) -> int:
@@ -89,6 +113,27 @@ class RunningRow:
     def _num_seen(self) -> int:
         """Tokens of the row whose keys are kept already: the last one it wrote is not."""
         return len(self.input_ids) + len(self.written) - 1 if self.is_decoding else 0
+
+    @property
+    def last_place(self) -> int:
+        """Where the row's next token, or its answer, is read among its tokens of this step."""
+        return (1 if self.is_decoding else len(self.input_ids)) - 1
+
+    @property
+    def read_place(self) -> int:
+        """Where words are read."""
+        return self.last_place if self.read_position is None else self.read_position
+
+    def take_slots(self, memory: KVMemory) -> bool:
+        """Take the row's place in the KV memory; False when there is none now."""
+        (num_keys,) = self.slot_sizes
+        self.pool = memory.take(self, num_keys)
+        return self.pool is not None
+
+    def release_slots(self, memory: KVMemory) -> None:
+        """Give the row's place in the KV memory back, if it has one."""
+        if self.pool is not None:
+            memory.release(self.pool, self)
 
     def planned(self, shape: BackboneShape) -> PlannedRow:
         """Return the row as the next step's plan takes it."""
@@ -137,13 +182,12 @@ def _needs_text(resident: Resident) -> bool:
 
 def check_fits(row: RunningRow, max_positions: int) -> None:
     """Refuse a row that takes more positions than the backbone has. Raises NeverFitsError."""
-    num_new = row.sampling.max_new_tokens if row.is_generating else 0
-    before, text = row.text_offset, len(row.input_ids)
-    if not text or (_needs_text(row.resident) and not row.text_places):
+    if not row.input_ids or (_needs_text(row.resident) and not row.text_places):
         raise NeverFitsError("the row is empty: its text gives no token and its template adds none")
-    if before + text + num_new > max_positions:
-        raise NeverFitsError(
-            f"the row takes {before + text + num_new} positions ({before} before its text, {text} of text, {num_new} "
-            f"new); the backbone has {max_positions}. Shorten the text, set the task's max_length, or ask for fewer "
-            "new tokens"
-        )
+    for claim in row.claims:
+        if claim.total > max_positions:
+            raise NeverFitsError(
+                f"the row takes {claim.total} positions{claim.stack} ({claim.before} before its text, {claim.text} of "
+                f"text, {claim.new} new); the backbone has {max_positions}. Shorten the text, set the task's "
+                "max_length, or ask for fewer new tokens"
+            )

@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from server.engine.backbone.backbone import Backbone
 from server.engine.errors import NonFiniteError
 from server.engine.heads import Head
-from server.engine.plan import build_plan
 from server.engine.pooling import mean_of, pooled_places
 from server.engine.rows import RunningRow
 from server.engine.sampling import finite_rows, sample
-from server.engine.step_inputs import embeds_of, token_types_of
+from server.engine.states import Forward, OneStack, States
+from server.engine.two_stacks import TwoStacks
 from server.engine.types import ReadColumns, ReadEmbedding, ReadSequence, ReadText, ReadTokens, Token
 
 RowResult = Token | torch.Tensor | NonFiniteError
 """What one row gets from a step: its next token, its logits (float32, on the host), or why it fails."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Read:
-    """The hidden states of a step and where each row's stand."""
-
-    hidden: torch.Tensor  # [T, hidden]
-    starts: Sequence[int]  # by row
-
-    def at(self, rows: Sequence[int], places: Sequence[int]) -> torch.Tensor:
-        """Return [k, hidden]: of each row, the state at its place."""
-        index = [self.starts[row] + place for row, place in zip(rows, places, strict=True)]
-        return self.hidden.index_select(0, torch.tensor(index, dtype=torch.int64, device=self.hidden.device))
-
-    def of(self, rows: Sequence[int], places: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Return [k, hidden]: of each row, the states at all of its places, row after row."""
-        owners = [row for row, row_places in zip(rows, places, strict=True) for _ in row_places]
-        return self.at(owners, [place for row_places in places for place in row_places])
 
 
 class Stepper:
@@ -44,6 +25,9 @@ class Stepper:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
+        self._forward: Forward = OneStack(backbone)
+        if backbone.stacks is not None:
+            self._forward = TwoStacks(backbone, backbone.stacks)
 
     @torch.inference_mode()
     def run(self, rows: Sequence[RunningRow]) -> list[RowResult]:
@@ -52,26 +36,20 @@ class Stepper:
         A row whose logits are not finite gets a NonFiniteError; its neighbours are untouched. The rows themselves are
         left as they were, so a step that failed can be tried again.
         """
-        hidden = self._forward(rows)
+        states = self._forward(rows)
         results: dict[int, RowResult] = {}
-        for read in (self._text, self._columns, self._sequences, self._tokens, self._embeddings):
-            results.update(read(rows, hidden))
+        for write in (self._text, self._columns):
+            results.update(write(rows, states.words))
+        for read in (self._sequences, self._tokens, self._embeddings):
+            results.update(read(rows, states.text))
         return [results[i] for i in range(len(rows))]
 
-    def _forward(self, rows: Sequence[RunningRow]) -> _Read:
-        backbone = self._backbone
-        planned = [row.planned(backbone.shape) for row in rows]
-        plan = build_plan(planned, backbone.shape.is_causal, backbone.device)
-        hidden = backbone.forward(plan, embeds_of(backbone, plan, rows), token_types_of(backbone, plan, rows))
-        starts = dict(zip(plan.order, plan.starts, strict=True))
-        return _Read(hidden, [starts[i] for i in range(len(rows))])
-
-    def _text(self, rows: Sequence[RunningRow], read: _Read) -> Iterator[tuple[int, RowResult]]:
+    def _text(self, rows: Sequence[RunningRow], read: States) -> Iterator[tuple[int, RowResult]]:
         mine = _reading(rows, ReadText)
         if not mine:
             return
         assert self._backbone.reader is not None
-        logits = self._backbone.reader.logits(read.at(mine, [rows[i].num_step_tokens - 1 for i in mine]))
+        logits = self._backbone.reader.logits(read.at(mine, [rows[i].last_place for i in mine]))
         picks = sample(logits, [sampler for i in mine if (sampler := rows[i].sampler) is not None])
         for place, index in enumerate(mine):
             token_id = picks.ids[place]
@@ -81,7 +59,7 @@ class Stepper:
                 written = len(rows[index].written)
                 yield index, Token(written, token_id, picks.logprobs[place], picks.top_logprobs[place])
 
-    def _columns(self, rows: Sequence[RunningRow], read: _Read) -> Iterator[tuple[int, RowResult]]:
+    def _columns(self, rows: Sequence[RunningRow], read: States) -> Iterator[tuple[int, RowResult]]:
         """Read label words: the union of the step's columns once, then each row's own."""
         mine = _reading(rows, ReadColumns)
         if not mine:
@@ -90,13 +68,13 @@ class Stepper:
         wanted = [_columns_of(rows[i]) for i in mine]
         union = sorted({column for columns in wanted for column in columns})
         at = {column: place for place, column in enumerate(union)}
-        places = [_read_place(rows[i]) for i in mine]
+        places = [rows[i].read_place for i in mine]
         logits = self._backbone.reader.columns(read.at(mine, places), torch.tensor(union, device=read.hidden.device))
         logits = logits.cpu()
         for place, index in enumerate(mine):
             yield index, _finite(rows[index], logits[place, [at[column] for column in wanted[place]]])
 
-    def _sequences(self, rows: Sequence[RunningRow], read: _Read) -> Iterator[tuple[int, RowResult]]:
+    def _sequences(self, rows: Sequence[RunningRow], read: States) -> Iterator[tuple[int, RowResult]]:
         """Read sequence heads: one product for each head in the step, one pooler for all that share it."""
         for members in _by_head(rows, _reading(rows, ReadSequence)):
             head = rows[members[0]].resident.head
@@ -106,7 +84,7 @@ class Stepper:
             for index, row_logits in zip(members, logits, strict=True):
                 yield index, _finite(rows[index], row_logits)
 
-    def _tokens(self, rows: Sequence[RunningRow], read: _Read) -> Iterator[tuple[int, RowResult]]:
+    def _tokens(self, rows: Sequence[RunningRow], read: States) -> Iterator[tuple[int, RowResult]]:
         """Read token heads: every input position that is not a virtual token, unless the task says otherwise."""
         for members in _by_head(rows, _reading(rows, ReadTokens)):
             head = rows[members[0]].resident.head
@@ -117,7 +95,7 @@ class Stepper:
             for index, row_logits in zip(members, parts, strict=True):
                 yield index, _finite(rows[index], row_logits)
 
-    def _embeddings(self, rows: Sequence[RunningRow], read: _Read) -> Iterator[tuple[int, RowResult]]:
+    def _embeddings(self, rows: Sequence[RunningRow], read: States) -> Iterator[tuple[int, RowResult]]:
         """Read embeddings: one gathering for all rows of a pool."""
         for members in _grouped(_reading(rows, ReadEmbedding), lambda i: rows[i].resident.reading):
             reading = rows[members[0]].resident.reading
@@ -150,11 +128,7 @@ def _columns_of(row: RunningRow) -> tuple[int, ...]:
     return row.resident.reading.columns
 
 
-def _read_place(row: RunningRow) -> int:
-    return len(row.input_ids) - 1 if row.read_position is None else row.read_position
-
-
-def _read_by_head(read: _Read, rows: Sequence[RunningRow], members: Sequence[int], head: Head) -> torch.Tensor:
+def _read_by_head(read: States, rows: Sequence[RunningRow], members: Sequence[int], head: Head) -> torch.Tensor:
     """Return [members, hidden]: what the head reads of each row, before a pooler."""
     if head.module.reads == "mean":
         counts = [len(rows[i].input_ids) for i in members]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from server.engine.backbone.backbone import Backbone
+from server.engine.decoder_rows import DecoderRow
 from server.engine.plan import StepPlan, positions_of
 from server.engine.rows import RunningRow
 
@@ -23,6 +24,22 @@ def embeds_of(backbone: Backbone, plan: StepPlan, rows: Sequence[RunningRow]) ->
             if row.resident.embeds_twice:
                 vectors.append(_whole_embedding(backbone, row))
                 places += [start + p for p in row.text_places]
+    if not vectors:
+        return None
+    embeds = backbone.embed(plan.token_ids).clone()
+    embeds[0, torch.tensor(places, device=embeds.device)] = torch.cat(vectors).to(embeds.dtype)
+    return embeds
+
+
+def decoder_embeds_of(backbone: Backbone, plan: StepPlan, rows: Sequence[DecoderRow]) -> torch.Tensor | None:
+    """Return a decoder's step as embeddings [1, T, E] if any row brings virtual tokens in front of its start."""
+    vectors: list[torch.Tensor] = []
+    places: list[int] = []
+    for index, start in zip(plan.order, plan.starts, strict=True):
+        row = rows[index]
+        if row.decoder.embeds is not None and not row.is_decoding:
+            vectors.append(row.decoder.embeds)
+            places += range(start, start + row.decoder.num_embeds)
     if not vectors:
         return None
     embeds = backbone.embed(plan.token_ids).clone()

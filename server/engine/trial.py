@@ -7,13 +7,24 @@ from dataclasses import replace
 
 import torch
 
-from prompt_store.artifact import EMBEDS, KV_KEY, KV_VALUE
+from prompt_store.artifact import (
+    CROSS_KV_KEY,
+    CROSS_KV_VALUE,
+    DECODER_EMBEDS,
+    DECODER_KV_KEY,
+    DECODER_KV_VALUE,
+    EMBEDS,
+    KV_KEY,
+    KV_VALUE,
+)
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
 from prompt_store.errors import TrialError
+from server.engine.backbone.backbone import BackboneShape
 from server.engine.bringing import Bringing
+from server.engine.decoder_rows import running_row
 from server.engine.errors import NonFiniteError
 from server.engine.residency import PartKey
-from server.engine.rows import RunningRow, check_fits
+from server.engine.rows import check_fits
 from server.engine.step import RowResult, Stepper
 from server.engine.types import LoadRequest, RowInput, SamplingParams
 
@@ -24,10 +35,11 @@ _ONE_TOKEN = SamplingParams(max_new_tokens=1, num_logprobs=0)
 class Trial:
     """Runs versions in a batch of one, beside the serving steps."""
 
-    def __init__(self, bringing: Bringing, stepper: Stepper, spec: BackboneSpec) -> None:
+    def __init__(self, bringing: Bringing, stepper: Stepper, spec: BackboneSpec, shape: BackboneShape) -> None:
         self._bringing = bringing
         self._stepper = stepper
         self._spec = spec
+        self._shape = shape
 
     def passes(self, request: LoadRequest, keys: dict[str, PartKey], row: RowInput) -> Iterator[None]:
         """Run `row` alone, one forward pass at each step of the iterator, so that serving goes on in between.
@@ -48,7 +60,7 @@ class Trial:
 
     def _answer(self, request: LoadRequest, keys: dict[str, PartKey], row: RowInput) -> RowResult:
         resident = self._bringing.bring(request, keys, {}).resident
-        running = RunningRow(resident, row, _ONE_TOKEN, self._spec.vocab_size)
+        running = running_row(resident, row, _ONE_TOKEN, self._shape)
         check_fits(running, self._spec.max_positions)
         return self._stepper.run([running])[0]
 
@@ -58,13 +70,22 @@ class Trial:
         tensors = dict(request.artifact.tensors)
         scales = {
             EMBEDS: torch.tensor(self._spec.max_abs_embedding),
-            KV_KEY: torch.tensor(self._spec.max_abs_key)[:, None, None, None],
-            KV_VALUE: torch.tensor(self._spec.max_abs_value)[:, None, None, None],
+            DECODER_EMBEDS: torch.tensor(self._spec.max_abs_embedding),
+            KV_KEY: _by_layer(self._spec.max_abs_key),
+            KV_VALUE: _by_layer(self._spec.max_abs_value),
+            DECODER_KV_KEY: _by_layer(self._spec.max_abs_decoder_key),
+            DECODER_KV_VALUE: _by_layer(self._spec.max_abs_decoder_value),
+            CROSS_KV_KEY: _by_layer(self._spec.max_abs_cross_key),
+            CROSS_KV_VALUE: _by_layer(self._spec.max_abs_cross_value),
         }
         for name, scale in scales.items():
             if name in tensors and name in request.artifact.names_at(place):
                 tensors[name] = torch.randn(tensors[name].shape, generator=generator) * scale / 3
         return replace(request, artifact=replace(request.artifact, tensors=tensors))
+
+
+def _by_layer(largest: tuple[float, ...]) -> torch.Tensor:
+    return torch.tensor(largest)[:, None, None, None]
 
 
 def _is_same(found: RowResult, other: RowResult) -> bool:

@@ -116,6 +116,7 @@ class RowInput:
     soft_positions: tuple[int, ...] = ()
     token_type_ids: tuple[int, ...] | None = None
     read_position: int | None = None  # None: the last one (label words, generation), or the head's own rule
+    decoder_ids: tuple[int, ...] = ()  # what an encoder-decoder's decoder begins with; empty: its encoder alone is read
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,12 +186,12 @@ class Worker:
         if not row.is_generating:
             return True
         try:
-            row.pool = self._parts.memory.take(row, row.num_keys)
+            return row.take_slots(self._parts.memory)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             without_slot.append(waiting.row_id)
-        return row.pool is not None
+        return False
 
     def _step(self) -> None:
         if not self._active:
@@ -259,8 +259,8 @@ class Worker:
         if failure:
             self._parts.observer.row_failed(failure)
         self._deliveries.append(Delivery(row_id, event))
-        if active is not None and active.row.pool is not None:
-            self._parts.memory.release(active.row.pool, active.row)
+        if active is not None:
+            active.row.release_slots(self._parts.memory)
 
     def _flush(self) -> None:
         deliveries, self._deliveries = self._deliveries, []

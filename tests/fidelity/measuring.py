@@ -94,7 +94,7 @@ def _answers(engine: Engine, texts: Sequence[Text]) -> list[RowResult | list[Tok
     rows = [RunningRow(text.resident, text.row, WRITING, engine.spec.vocab_size) for text in texts]
     writing = [row for row in rows if row.is_generating]
     for row in writing:
-        row.pool = engine._memory.take(row, row.num_keys)
+        row.take_slots(engine._memory)
     results = engine._stepper.run(rows) if rows else []
     by_row = dict(zip(map(id, rows), results, strict=True))
     _write(engine, writing, by_row)

@@ -57,7 +57,7 @@ class Steps:
         resident = bringing.bring(request, bringing.part_keys(request), {}).resident
         running_row = RunningRow(resident, row, GREEDY, self.engine.spec.vocab_size)
         if running_row.is_generating:
-            running_row.pool = self.memory.take(running_row, running_row.num_keys)
+            running_row.take_slots(self.memory)
         return running_row
 
     def step(self, rows: Sequence[RunningRow]) -> list[RowResult]:

@@ -6,16 +6,18 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-import torch
 from transformers import PretrainedConfig
 
 from prompt_store.backbone_files import hash_weights, weight_files
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
 from prompt_store.weight_digests import group_digests
 from server.engine.backbone.backbone import Backbone
+from server.engine.backbone.gates import is_relative
+from server.engine.backbone.loading import BackboneParts
+from server.engine.backbone.magnitudes import magnitudes_of
 from server.engine.backbone.pair import pair_template
-from server.engine.plan import PlannedRow, build_plan
 
 FINGERPRINT_FILE = "softmux-fingerprint.json"
 
@@ -25,12 +27,16 @@ _SHAPE_FIELDS = (
     "num_key_value_heads", "head_dim", "intermediate_size", "max_position_embeddings", "type_vocab_size",
     "hidden_act", "rope_parameters", "sliding_window", "layer_types", "word_embed_proj_dim",
 )  # fmt: skip
+_STACK_FIELDS = (
+    "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "encoder_layers", "decoder_layers",
+    "encoder_attention_heads", "decoder_attention_heads", "relative_attention_num_buckets", "feed_forward_proj",
+)  # fmt: skip
 
 
 def describe(backbone: Backbone, directory: Path, refusals: dict[PromptPlace, str]) -> BackboneSpec:
     """Fill in the spec. Runs one forward pass over tokens from all over the vocabulary."""
     shape, parts = backbone.shape, backbone.parts
-    keys, values = _magnitudes(backbone)
+    shown = magnitudes_of(backbone)
     tokenizer = parts.tokenizer
     return BackboneSpec(
         name=directory.name,
@@ -53,13 +59,21 @@ def describe(backbone: Backbone, directory: Path, refusals: dict[PromptPlace, st
         norm_eps=getattr(parts.config, "layer_norm_eps", None),
         head_pool=getattr(parts.config, "classifier_pooling", None),
         has_prediction_head=backbone.prediction_head is not None,
-        lm_head=None if backbone.reader is None else "causal" if shape.is_causal else "masked",
+        lm_head=_lm_head(backbone),
         mask_token_id=tokenizer.mask_token_id if tokenizer else None,
         pair=pair_template(tokenizer),
         dtype=str(backbone.dtype).removeprefix("torch."),  # type: ignore[arg-type]
         max_abs_embedding=float(parts.base.get_input_embeddings().weight.abs().max()),
-        max_abs_key=keys,
-        max_abs_value=values,
+        max_abs_key=shown.keys,
+        max_abs_value=shown.values,
+        num_decoder_layers=shape.num_decoder_layers,
+        decoder_start_token_id=parts.config.decoder_start_token_id if backbone.stacks else None,
+        decoder_first_token_id=_first_token(parts) if backbone.stacks else None,
+        is_relative=is_relative(parts.config),
+        max_abs_decoder_key=shown.decoder_keys,
+        max_abs_decoder_value=shown.decoder_values,
+        max_abs_cross_key=shown.cross_keys,
+        max_abs_cross_value=shown.cross_values,
         refusals=refusals,
         # Whole-model files beside a prompt are saved of encoders; a large decoder would only start later.
         weight_digests={} if shape.is_causal else _weight_digests(backbone),
@@ -75,26 +89,21 @@ def _weight_digests(backbone: Backbone) -> dict[str, str]:
     return group_digests(backbone.parts.base.named_parameters(), str(backbone.dtype).removeprefix("torch."))
 
 
-@torch.inference_mode()
-def _magnitudes(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the largest |key| and |value| of each layer over a sample of the vocabulary."""
-    num_tokens = min(32, backbone.shape.max_positions)
-    spread = torch.linspace(0, backbone.shape.vocab_size - 1, num_tokens).long().tolist()
-    plan = build_plan([PlannedRow(spread, 0, backbone.shape.position_base)], backbone.shape.is_causal, backbone.device)
-    keys: list[float] = []
-    values: list[float] = []
+def _lm_head(backbone: Backbone) -> Literal["causal", "masked", "seq2seq"] | None:
+    if backbone.reader is None:
+        return None
+    return "seq2seq" if backbone.stacks else "causal" if backbone.shape.is_causal else "masked"
 
-    def note(_: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        keys.append(float(key.abs().max()))
-        values.append(float(value.abs().max()))
 
-    plan.observe = note
-    backbone.forward(plan)
-    return tuple(keys), tuple(values)
+def _first_token(parts: BackboneParts) -> int | None:
+    """Return the token that the model's own generation always writes first: BART's <s>, mBART's language."""
+    generation = getattr(parts.model, "generation_config", None)
+    return getattr(generation, "forced_bos_token_id", None)
 
 
 def _arch_fingerprint(config: dict[str, object]) -> str:
-    relevant = {name: config[name] for name in _SHAPE_FIELDS if config.get(name) is not None}
+    names = (*_SHAPE_FIELDS, *(_STACK_FIELDS if config.get("is_encoder_decoder") else ()))
+    relevant = {name: config[name] for name in names if config.get(name) is not None}
     return "sha256:" + hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 

@@ -26,7 +26,7 @@ _SIZES: dict[str, Any] = {
     "input_embedding_size": 16, "output_embedding_size": 24,
     "d_ff": 64, "initializer_factor": 1.5,
     "decoder_attention_heads": HEADS, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "num_decoder_layers": 3,
-    "decoder_layers": 3, "relative_attention_num_buckets": 16, "relative_attention_max_distance": 16,
+    "decoder_layers": 3, 
     "encoder_layers": 2,
 }  # fmt: skip
 
@@ -56,7 +56,9 @@ def _shrink_groups(config: PretrainedConfig, small: PretrainedConfig) -> None:
 
 
 def _shrink_distances(small: PretrainedConfig) -> None:
-    """Let the probe's rows reach the buckets and the end of DeBERTa's distances; -1 means that it has no such limit."""
+    """Let the probe's rows reach the buckets and the end of the distances; -1 means that DeBERTa has no such limit."""
+    if small.is_encoder_decoder and getattr(small, "relative_attention_num_buckets", None):
+        small.relative_attention_num_buckets, small.relative_attention_max_distance = 2 * WINDOW, 2 * WINDOW
     for name in ("position_buckets", "max_relative_positions"):
         if (getattr(small, name, None) or -1) > 0:
             setattr(small, name, WINDOW)

@@ -1,0 +1,59 @@
+"""From rows to hidden states: one forward pass of a step, and where each row's states stand in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from server.engine.backbone.backbone import Backbone
+from server.engine.plan import build_plan
+from server.engine.rows import RunningRow
+from server.engine.step_inputs import embeds_of, token_types_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class States:
+    """The hidden states of a step and where each row's stand."""
+
+    hidden: torch.Tensor  # [T, hidden]
+    starts: Sequence[int]  # by row
+
+    def at(self, rows: Sequence[int], places: Sequence[int]) -> torch.Tensor:
+        """Return [k, hidden]: of each row, the state at its place."""
+        index = [self.starts[row] + place for row, place in zip(rows, places, strict=True)]
+        return self.hidden.index_select(0, torch.tensor(index, dtype=torch.int64, device=self.hidden.device))
+
+    def of(self, rows: Sequence[int], places: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return [k, hidden]: of each row, the states at all of its places, row after row."""
+        owners = [row for row, row_places in zip(rows, places, strict=True) for _ in row_places]
+        return self.at(owners, [place for row_places in places for place in row_places])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepStates:
+    """What a step reads. They are one but for an encoder-decoder: heads read its encoder, words its decoder."""
+
+    text: States
+    words: States
+
+
+Forward = Callable[[Sequence[RunningRow]], StepStates]
+
+
+class OneStack:
+    """Runs an encoder or a decoder."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+
+    def __call__(self, rows: Sequence[RunningRow]) -> StepStates:
+        """Run one forward pass over every row's next tokens."""
+        backbone = self._backbone
+        planned = [row.planned(backbone.shape) for row in rows]
+        plan = build_plan(planned, backbone.shape.is_causal, backbone.device)
+        hidden = backbone.forward(plan, embeds_of(backbone, plan, rows), token_types_of(backbone, plan, rows))
+        starts = dict(zip(plan.order, plan.starts, strict=True))
+        states = States(hidden, [starts[i] for i in range(len(rows))])
+        return StepStates(states, states)
