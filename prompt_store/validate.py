@@ -7,17 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prompt_store.artifact import EMBEDS, KV_KEY, KV_VALUE, Artifact
-from prompt_store.backbone_spec import BackboneSpec, PromptPlace
+from prompt_store.artifact import Artifact
+from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import ManifestError, UnfitError
 from prompt_store.head_checks import head_faults
 from prompt_store.label_checks import label_faults
 from prompt_store.manifest import HeadKind
+from prompt_store.place_checks import place_faults, shape_faults, text_place
+from prompt_store.stack_checks import stack_faults
 from prompt_store.template import Template, parse_template
 from prompt_store.template_checks import kind_faults
 from prompt_store.value_checks import DEFAULT_LIMITS, Limits, value_faults, value_remarks
 
 EMBEDS_TWICE = frozenset({"bert", "roberta"})  # model types of P-Tuning v2's "Prompt" classes
+
+WRITES = frozenset({"causal", "seq2seq"})
+"""The LM heads that give a next token."""
 
 __all__ = ["Limits", "validate"]
 
@@ -26,13 +31,14 @@ def validate(artifact: Artifact, spec: BackboneSpec, limits: Limits = DEFAULT_LI
     """Return what a user should know of an artifact that fits. Raises UnfitError with every reason if it does not."""
     reasons = [
         *_fingerprint_faults(artifact, spec, limits),
-        *_place_faults(artifact, spec),
-        *_shape_faults(artifact, spec),
+        *place_faults(artifact, spec),
+        *shape_faults(artifact, spec),
         *value_faults(artifact, spec, limits),
         *_position_faults(artifact, spec, limits),
         *_template_faults(artifact, spec),
         *head_faults(artifact, spec),
         *_kind_faults(artifact, spec),
+        *stack_faults(artifact, spec),
         *_twice_faults(artifact, spec),
     ]
     if reasons:
@@ -59,80 +65,11 @@ def _has_other_weights(artifact: Artifact, spec: BackboneSpec) -> bool:
     return weights is not None and weights != spec.weights_fingerprint
 
 
-def _place(artifact: Artifact) -> PromptPlace | None:
-    if KV_KEY in artifact.tensors or KV_VALUE in artifact.tensors:
-        return "kv"
-    return "embeds" if EMBEDS in artifact.tensors else None
-
-
-def _place_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
-    prompt = {name for name in artifact.tensors if not name.startswith(("head.", "pooler."))}
-    unknown = sorted(prompt - {EMBEDS, KV_KEY, KV_VALUE})
-    if unknown:
-        yield f"{spec.name} has no place for {', '.join(name[:80] for name in unknown[:8])}"
-    if EMBEDS in prompt and prompt & {KV_KEY, KV_VALUE}:
-        yield "embeds and kv.* stand together; one task has one of them"
-    place = _place(artifact)
-    if place is not None and place in spec.refusals:
-        yield f"{spec.name} cannot serve {place}: {spec.refusals[place]}"
-
-
-def _shape_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
-    n = artifact.manifest.num_virtual_tokens
-    place = _place(artifact)
-    if place is None and n:
-        yield f"the manifest says {n} virtual tokens; there is no prompt"
-    if EMBEDS in artifact.tensors:
-        yield from _embeds_faults(tuple(artifact.tensors[EMBEDS].shape), n, spec)
-    if place == "kv":
-        for name in (KV_KEY, KV_VALUE):
-            if name not in artifact.tensors:
-                yield f"{name} is missing; a KV prefix is kv.key and kv.value"
-            else:
-                yield from _kv_faults(name, tuple(artifact.tensors[name].shape), n, spec)
-
-
-def _embeds_faults(shape: tuple[int, ...], n: int, spec: BackboneSpec) -> Iterator[str]:
-    if len(shape) != 2 or 0 in shape:
-        yield f"embeds has shape {list(shape)}; expected [virtual tokens, embedding width]"
-        return
-    if shape[1] != spec.embedding_size:
-        yield (
-            f"prompt is {shape[1]} wide; backbone {spec.name} (hidden_size {spec.hidden_size}) needs "
-            f"{spec.embedding_size}. Was it trained for another model?"
-        )
-    if shape[0] != n:
-        yield f"embeds has {shape[0]} rows; the manifest says {n} virtual tokens"
-
-
-def _kv_faults(name: str, shape: tuple[int, ...], n: int, spec: BackboneSpec) -> Iterator[str]:
-    if len(shape) != 4 or 0 in shape:
-        yield f"{name} has shape {list(shape)}; expected [layers, key/value heads, virtual tokens, head_dim]"
-        return
-    layers, heads, tokens, head_dim = shape
-    if layers != spec.num_layers:
-        yield (
-            f"{name} has {layers} layers; backbone {spec.name} has {spec.num_layers}. Was it trained for another model?"
-        )
-    if (heads, head_dim) != (spec.num_key_value_heads, spec.head_dim):
-        yield (
-            f"{name} has {heads} heads of {head_dim}; backbone {spec.name} needs {spec.num_key_value_heads} key/value "
-            f"heads of {spec.head_dim}{_grouped_advice(heads, spec)}"
-        )
-    if tokens != n:
-        yield f"{name} has {tokens} virtual tokens; the manifest says {n}"
-
-
-def _grouped_advice(heads: int, spec: BackboneSpec) -> str:
-    if heads == spec.num_attention_heads != spec.num_key_value_heads:
-        return ". PEFT before 0.12 saved one head for each query head; train it again"
-    return ". Was it trained for another model?"
-
-
 def _position_faults(artifact: Artifact, spec: BackboneSpec, limits: Limits) -> Iterator[str]:
-    n = artifact.manifest.num_virtual_tokens
-    offset = artifact.manifest.text_position_offset
-    first = n if offset is None or _place(artifact) != "kv" else offset
+    n, offset = artifact.manifest.num_virtual_tokens, artifact.manifest.text_position_offset
+    if artifact.places and not {"embeds", "kv"} & set(artifact.places):
+        n = 0  # the decoder's, on an encoder-decoder
+    first = n if offset is None or "kv" not in artifact.places else offset
     if first + limits.min_text_tokens > spec.max_positions:
         yield (
             f"text would start at position {first}; backbone {spec.name} has {spec.max_positions} positions, "
@@ -147,8 +84,8 @@ def _template_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
     except ManifestError as error:
         yield from error.reasons
         return
-    yield from template.soft_faults(manifest.num_virtual_tokens, _place(artifact))
-    yield from kind_faults(manifest, template, _place(artifact))
+    yield from template.soft_faults(manifest.num_virtual_tokens, text_place(artifact))
+    yield from kind_faults(manifest, template, text_place(artifact))
     if manifest.truncate is not None and manifest.truncate not in template.fields:
         yield (
             f"truncate names the field {manifest.truncate[:80]!r}; the template has "
@@ -159,7 +96,7 @@ def _template_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
 
 def _kind_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
     kind = artifact.manifest.kind
-    if kind is HeadKind.GENERATION and spec.lm_head != "causal":
+    if kind is HeadKind.GENERATION and spec.lm_head not in WRITES:
         yield f"backbone {spec.name} cannot generate text: it has no causal LM head"
     if kind is HeadKind.EMBEDDING and artifact.manifest.pool in ("pooler", "text-pooler") and not spec.has_pooler:
         yield f"pool {artifact.manifest.pool} reads the backbone's pooler; {spec.name} has none: say mean, cls or last"
@@ -172,7 +109,7 @@ def _twice_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
         return
     if spec.model_type not in EMBEDS_TWICE:
         yield f"{spec.name} is a {spec.model_type}; embedding twice is known for {', '.join(sorted(EMBEDS_TWICE))}"
-    if _place(artifact) != "embeds":
+    if text_place(artifact) != "embeds":
         yield "the manifest says that the text is embedded twice; there are no embeds beside it"
     template = _template_or_none(artifact)
     if template is not None and template.num_leading_soft != template.num_soft:

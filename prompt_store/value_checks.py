@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 import torch
 
-from prompt_store.artifact import EMBEDS, KV_KEY, KV_VALUE, Artifact
+from prompt_store.artifact import (
+    CROSS_KV_KEY,
+    CROSS_KV_VALUE,
+    DECODER_EMBEDS,
+    DECODER_KV_KEY,
+    DECODER_KV_VALUE,
+    EMBEDS,
+    KV_KEY,
+    KV_VALUE,
+    Artifact,
+)
 from prompt_store.backbone_spec import BackboneSpec
 
 ALLOWED_DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
@@ -46,12 +56,24 @@ def value_faults(artifact: Artifact, spec: BackboneSpec, limits: Limits) -> Iter
 def _magnitude_faults(name: str, tensor: torch.Tensor, spec: BackboneSpec, limits: Limits) -> Iterator[str]:
     if tensor.numel() == 0:
         return
-    if name == EMBEDS:
+    if name in (EMBEDS, DECODER_EMBEDS):
         yield from _too_large(name, tensor, spec.max_abs_embedding, limits.embeds_factor)
-    largest = {KV_KEY: spec.max_abs_key, KV_VALUE: spec.max_abs_value}.get(name, ())
+    largest = _largest(name, spec)
     if tensor.ndim == 4 and tensor.shape[0] == len(largest):
         for layer, (part, own) in enumerate(zip(tensor, largest, strict=True)):
             yield from _too_large(f"{name} of layer {layer}", part, own, limits.kv_factor)
+
+
+def _largest(name: str, spec: BackboneSpec) -> tuple[float, ...]:
+    by_name = {
+        KV_KEY: spec.max_abs_key,
+        KV_VALUE: spec.max_abs_value,
+        DECODER_KV_KEY: spec.max_abs_decoder_key,
+        DECODER_KV_VALUE: spec.max_abs_decoder_value,
+        CROSS_KV_KEY: spec.max_abs_cross_key,
+        CROSS_KV_VALUE: spec.max_abs_cross_value,
+    }
+    return by_name.get(name, ())
 
 
 def _too_large(name: str, tensor: torch.Tensor, own: float, factor: float) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
 from prompt_store.manifest import HeadKind, Method
+from prompt_store.stack_checks import SERVED_BY_STACKS
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ def _method(spec: BackboneSpec, method: Method) -> str | None:
 
 
 def _head(spec: BackboneSpec, kind: HeadKind) -> str | None:
+    if spec.is_encoder_decoder and kind not in SERVED_BY_STACKS:
+        return f"{spec.name} is an encoder-decoder: of trained heads, softmux reads token classification there"
     if kind is HeadKind.GENERATION and spec.lm_head not in ("causal", "seq2seq"):
         return f"{spec.name} has no causal LM head: it cannot write text"
     if kind is HeadKind.LABEL_WORDS and spec.lm_head is None:

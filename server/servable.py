@@ -7,8 +7,20 @@ from dataclasses import dataclass
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
 from prompt_store.manifest import HeadKind, Manifest
+from prompt_store.place_checks import text_place, tokens_at
 from prompt_store.refs import TaskName, Version
-from server.engine.types import LoadRequest, ReadColumns, ReadEmbedding, Reading, ReadSequence, ReadText, ReadTokens
+from server.engine.types import (
+    LoadRequest,
+    ReadColumns,
+    ReadEmbedding,
+    Reading,
+    ReadSequence,
+    ReadText,
+    ReadTokens,
+    RowInput,
+)
+from server.text.decoder_start import decoder_start
+from server.text.filled import Filled
 from server.text.filling import Filler, FillRules
 from server.text.label_words import LabelColumns, label_columns
 from server.text.tokens import TextTokenizer
@@ -26,7 +38,18 @@ class Servable:
     reading: Reading
     label_columns: LabelColumns | None  # of a label-words task
     null_id: int | None  # the token at which a head says that a question has no answer; None: the tokenizer has none
-    num_prefix: int  # virtual tokens that take positions, but no place in the row
+    num_prefix: int  # virtual tokens that take positions, but no place in the row; of a decoder, where there is one
+    decoder_ids: tuple[int, ...] = ()  # what an encoder-decoder's decoder begins with
+
+    def num_taken(self, filled: Filled) -> int:
+        """Return the positions that a row takes in front of its first new token."""
+        return self.num_prefix + len(self.decoder_ids or filled.input_ids)
+
+    def to_row(self, filled: Filled) -> RowInput:
+        """Hand a filled template to the engine, which knows no fields."""
+        return RowInput(
+            filled.input_ids, filled.soft_positions, filled.token_type_ids, filled.read_position, self.decoder_ids
+        )
 
 
 class ServableMaker:
@@ -54,6 +77,7 @@ class ServableMaker:
             label_columns=columns,
             null_id=self._tokenizer.special_id("cls"),
             num_prefix=_num_prefix(artifact),
+            decoder_ids=decoder_start(manifest, self.spec, self._tokenizer),
         )
         return servable, LoadRequest(task, version, artifact, servable.reading, filler.leading)
 
@@ -63,19 +87,16 @@ class ServableMaker:
         return label_columns(manifest.label_words, self._tokenizer, manifest.labels, manifest.label_scoring)
 
     def _rules(self, artifact: Artifact) -> FillRules:
-        room = self.spec.max_positions - artifact.manifest.num_virtual_tokens
-        return FillRules.of(artifact.manifest, place_of(artifact), self.spec.vocab_size, room)
-
-
-def place_of(artifact: Artifact) -> PromptPlace | None:
-    """Return where the artifact's soft prompt goes; None when it has none."""
-    if artifact.embeds is not None:
-        return "embeds"
-    return "kv" if artifact.kv is not None else None
+        of_text = any(place in ("embeds", "kv") for place in artifact.places)
+        room = self.spec.max_positions - (artifact.manifest.num_virtual_tokens if of_text else 0)
+        return FillRules.of(artifact.manifest, text_place(artifact), self.spec.vocab_size, room)
 
 
 def _num_prefix(artifact: Artifact) -> int:
-    return artifact.manifest.num_virtual_tokens if place_of(artifact) == "kv" else 0
+    of_decoder: tuple[PromptPlace, ...] = ("decoder_kv", "decoder_embeds")
+    if found := [place for place in artifact.places if place in of_decoder]:
+        return sum(tokens_at(artifact.manifest, place) for place in found)
+    return artifact.manifest.num_virtual_tokens if "kv" in artifact.places else 0
 
 
 def _reading(manifest: Manifest, columns: LabelColumns | None) -> Reading:

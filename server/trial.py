@@ -16,7 +16,6 @@ from server.inference.answer import InferCall
 from server.inference.expansion import expand
 from server.inference.parameters import parse_parameters
 from server.inference.service import InferenceService
-from server.inference.walk import to_row
 from server.servable import ServableMaker
 from server.serving_engine import ServingEngine
 from server.task_lease import TaskLease
@@ -82,7 +81,7 @@ class Trial:
             rows = expand(servable, example, parse_parameters(manifest.kind, {}), _MAX_TRIAL_ROWS)
         except TextError as error:
             raise TrialError(f"the template cannot be filled with {example!r}: {error}") from error
-        await self._engine.trial(request, to_row(rows[0]))
+        await self._engine.trial(request, servable.to_row(rows[0]))
 
 
 def _trial_input(manifest: Manifest, fields: tuple[str, ...]) -> JsonValue:

@@ -10,7 +10,7 @@ from itertools import chain
 
 from pydantic import JsonValue
 
-from server.engine.types import Outcome, RowInput, RowRequest, SamplingParams
+from server.engine.types import Outcome, RowRequest, SamplingParams
 from server.inference.answer import InferCall, TokenEvent
 from server.inference.errors import RequestError
 from server.inference.expansion import Rows, expand
@@ -86,9 +86,8 @@ class Walk:
         """
         self._check_dimensions()
         for filled in self.work.filled:
-            request = RowRequest(
-                self.lease.engine_lease, to_row(filled), self._sampling(filled), self.work.call.deadline
-            )
+            row_input = self.lease.servable.to_row(filled)
+            request = RowRequest(self.lease.engine_lease, row_input, self._sampling(filled), self.work.call.deadline)
             row = self._engine.submit(request)
             self._rows.append(row)
             if self.work.generation:
@@ -136,12 +135,7 @@ class Walk:
         generation, servable = self.work.generation, self.lease.servable
         if generation is None:
             return SamplingParams()
-        room = self._engine.spec.max_positions - len(filled.input_ids) - servable.num_prefix
+        room = self._engine.spec.max_positions - servable.num_taken(filled)
         if not generation.may_shorten or room < 1:
             return generation.sampling
         return replace(generation.sampling, max_new_tokens=min(generation.sampling.max_new_tokens, room))
-
-
-def to_row(filled: Filled) -> RowInput:
-    """Hand a filled template to the engine, which knows no fields."""
-    return RowInput(filled.input_ids, filled.soft_positions, filled.token_type_ids, filled.read_position)

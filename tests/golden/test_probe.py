@@ -32,6 +32,7 @@ GROUPED = DENSE | {"num_key_value_heads": 2}
 WINDOWED = GROUPED | {"sliding_window": 64}
 DISTANCES = {"relative_attention": True, "pos_att_type": "c2p|p2c"}
 BUCKETS = DISTANCES | {"position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+START = {"decoder_start_token_id": 0}
 MIXTURE = {"num_local_experts": 8, "num_experts_per_tok": 2}
 
 
@@ -113,6 +114,17 @@ SERVED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
     "megatron-bert": lambda: (t.MegatronBertForMaskedLM, t.MegatronBertConfig()),
     "rembert": lambda: (t.RemBertForMaskedLM, t.RemBertConfig()),
     "big-bird": lambda: (t.BigBirdForMaskedLM, t.BigBirdConfig()),
+    "t5": lambda: (t.T5ForConditionalGeneration, t.T5Config(**START)),
+    "t5-gated": lambda: (
+        t.T5ForConditionalGeneration,
+        t.T5Config(**START, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    ),
+    "mt5": lambda: (t.MT5ForConditionalGeneration, t.MT5Config(**START)),
+    "umt5": lambda: (t.UMT5ForConditionalGeneration, t.UMT5Config(**START)),
+    "bart": lambda: (t.BartForConditionalGeneration, t.BartConfig()),
+    "mbart": lambda: (t.MBartForConditionalGeneration, t.MBartConfig(**START, scale_embedding=True)),
+    "pegasus": lambda: (t.PegasusForConditionalGeneration, t.PegasusConfig(**START)),
+    "marian": lambda: (t.MarianMTModel, t.MarianConfig(**START)),
 }
 REFUSED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
     "deberta": lambda: (t.DebertaModel, t.DebertaConfig(talking_head=True)),
@@ -121,13 +133,15 @@ REFUSED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
 }
 CONFIGS_REFUSED: dict[str, tuple[Callable[[], t.PretrainedConfig], str]] = {
     "llama4": (lambda: t.Llama4TextConfig(), "layers of type chunked_attention"),
-    "t5": (lambda: t.T5Config(), "encoder-decoder"),
     "mamba": (lambda: t.MambaConfig(), "mamba carries a state from token to token"),
     "funnel": (lambda: t.FunnelConfig(), "funnel shortens the sequence"),
     "longformer": (lambda: t.LongformerConfig(), "attends in blocks"),
     "layoutlm": (lambda: t.LayoutLMConfig(), "reads more of each token than its id"),
     "mobilebert": (lambda: t.MobileBertConfig(), "across the ends of packed rows"),
     "deepseek-v3": (lambda: t.DeepseekV3Config(), "of different widths"),
+    "t5": (lambda: t.T5Config(), "does not say what its decoder begins with"),
+    "longt5": (lambda: t.LongT5Config(decoder_start_token_id=0), "an encoder-decoder that softmux does not know"),
+    "bart": (lambda: t.BartConfig(decoder_attention_heads=8), "16 heads in its encoder and 8 in its decoder"),
     "gemma3n": (lambda: t.Gemma3nTextConfig(), "every layer its own input embeddings"),
     "strange-rope": (lambda: t.LlamaConfig(**GROUPED, **rope("spiral")), "rotates by 'spiral'"),
 }
@@ -176,6 +190,8 @@ def test_length_dependent_rotation_is_capped_at_its_original_length() -> None:
         ("place_bias", "falcon-rw"),
         ("place_bias", "mpt"),
         ("sliding_window", "gpt-neo"),
+        ("place_bias", "t5"),
+        ("place_bias", "umt5"),
     ],
 )
 def test_the_probe_notices_a_forgotten_rule(keyword: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

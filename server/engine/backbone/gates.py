@@ -89,7 +89,7 @@ def _stack_faults(config: PretrainedConfig) -> Iterator[str]:
     heads = getattr(config, "encoder_attention_heads", None), getattr(config, "decoder_attention_heads", None)
     if heads[0] != heads[1]:
         yield f"{kind} has {heads[0]} heads in its encoder and {heads[1]} in its decoder; the same number is served"
-    if config.decoder_start_token_id is None:
+    if getattr(config, "decoder_start_token_id", None) is None:
         yield f"{kind} does not say what its decoder begins with: put decoder_start_token_id into its config.json"
 
 
