@@ -38,7 +38,7 @@ class Bringing:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
-        shape = backbone.shape
+        self.shape = shape = backbone.shape
         self._kv_shape = KVShape(shape.num_layers, shape.num_kv_heads, shape.head_dim, backbone.dtype, backbone.device)
 
     def size_bytes(self, request: LoadRequest) -> int:

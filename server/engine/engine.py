@@ -55,7 +55,7 @@ class Engine:
         self._backbone = backbone
         self._bringing = Bringing(backbone)
         self._stepper = Stepper(backbone)
-        self._trial = Trial(self._bringing, self._stepper, spec, backbone.shape)
+        self._trial = Trial(self._bringing, self._stepper, spec)
         self._residency = Residency(settings.resident_budget_bytes, observer.evicted)
         self._admission = Admission(
             AdmissionLimits(settings.max_waiting_rows, settings.max_waiting_tokens), time.monotonic

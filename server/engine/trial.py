@@ -19,7 +19,6 @@ from prompt_store.artifact import (
 )
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
 from prompt_store.errors import TrialError
-from server.engine.backbone.backbone import BackboneShape
 from server.engine.bringing import Bringing
 from server.engine.decoder_rows import running_row
 from server.engine.errors import NonFiniteError
@@ -35,11 +34,10 @@ _ONE_TOKEN = SamplingParams(max_new_tokens=1, num_logprobs=0)
 class Trial:
     """Runs versions in a batch of one, beside the serving steps."""
 
-    def __init__(self, bringing: Bringing, stepper: Stepper, spec: BackboneSpec, shape: BackboneShape) -> None:
+    def __init__(self, bringing: Bringing, stepper: Stepper, spec: BackboneSpec) -> None:
         self._bringing = bringing
         self._stepper = stepper
         self._spec = spec
-        self._shape = shape
 
     def passes(self, request: LoadRequest, keys: dict[str, PartKey], row: RowInput) -> Iterator[None]:
         """Run `row` alone, one forward pass at each step of the iterator, so that serving goes on in between.
@@ -60,7 +58,7 @@ class Trial:
 
     def _answer(self, request: LoadRequest, keys: dict[str, PartKey], row: RowInput) -> RowResult:
         resident = self._bringing.bring(request, keys, {}).resident
-        running = running_row(resident, row, _ONE_TOKEN, self._shape)
+        running = running_row(resident, row, _ONE_TOKEN, self._bringing.shape)
         check_fits(running, self._spec.max_positions)
         return self._stepper.run([running])[0]
 
