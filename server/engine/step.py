@@ -138,7 +138,7 @@ def _read_by_head(read: States, rows: Sequence[RunningRow], members: Sequence[in
 
 def _head_place(row: RunningRow, reads: str) -> int:
     if reads == "mask":
-        return _read_place(row)
+        return row.read_place
     if reads == "last":
         return len(row.input_ids) - 1
     return next(iter(row.text_places), 0) if reads == "text-pooler" else 0
