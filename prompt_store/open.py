@@ -42,6 +42,17 @@ def open_store(url: str, disk_options: DiskOptions | None = None, *, with_cache:
     raise InvalidNameError(f"store address {shown[:200]!r} is not known: {_KINDS}")
 
 
+def local_folder(url: str) -> Path | None:
+    """Return the folder in which this machine keeps something of the store at `url`; None: nothing outlives a process.
+
+    Raises InvalidNameError.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    return parse_redis_url(url).cache_root if is_redis(url) else None
+
+
 def _open_redis(address: RedisAddress, with_cache: bool) -> PromptStore:
     with ThreadPoolExecutor(1) as thread:  # of its own: whoever calls may have a loop that runs
         try:

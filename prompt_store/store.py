@@ -148,6 +148,19 @@ class Change:
     sequence: Sequence
 
 
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One place that keeps prompts near: how full it is, and how often it had what was asked for."""
+
+    name: str
+    num_held: int
+    size_bytes: int
+    budget_bytes: int
+    num_hits: int
+    num_misses: int
+    num_evictions: int
+
+
 class PromptStore(Protocol):
     """Hold artifacts and their names. Every failure is an error of `prompt_store.errors`."""
 
@@ -261,6 +274,14 @@ class PromptStore(Protocol):
 
     def stale_s(self) -> float | None:
         """Return for how long answers have been of old copies because the originals are away; None: they are not."""
+        ...
+
+    def tier(self) -> Tier | None:
+        """Return how full the local copies are of a store whose originals are elsewhere; None: there are none."""
+        ...
+
+    def pin(self, tenant: str, version: Version, is_pinned: bool) -> None:
+        """Keep the local copy of these bytes, if there is or will be one, or let it go again."""
         ...
 
     async def close(self) -> None:

@@ -35,7 +35,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics = Metrics(settings.num_task_series)
         async with open_parts(settings, metrics) as parts:
-            metrics.watch_engine(parts.engine.state)
+            metrics.watch_engine(parts.engine.state, parts.tasks.tiers)
             app.state.services = make_services(settings, parts, metrics)
             watch = asyncio.create_task(_watch(parts.engine, on_worker_death), name="worker-watch")
             app.state.worker_watch = watch

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
-from prompt_store.open import open_store
+import torch
+
+from prompt_store.open import local_folder, open_store
 from prompt_store.store import PromptStore
 from server.abilities import tell
 from server.api.services import Parts, ServedEngine
@@ -16,10 +19,12 @@ from server.engine.settings import EngineSettings
 from server.inference.service import InferenceService, InferenceSettings
 from server.metered_engine import MeteredEngine
 from server.publishing import Publisher, PublishSettings
+from server.residents import ResidentSettings
 from server.settings import Limits, Settings
-from server.tasks import Tasks
+from server.tasks import Tasks, TasksSettings
 from server.tasks_observer import UNOBSERVED, TasksObserver
 from server.telemetry.metrics import Metrics, StepMetrics, TasksMetrics
+from server.warming import POPULAR_FILE, Warmer, WarmerSettings
 
 
 @asynccontextmanager
@@ -46,18 +51,38 @@ async def put_together(
     settings: Settings, store: PromptStore, engine: ServedEngine, observer: TasksObserver = UNOBSERVED
 ) -> AsyncIterator[Parts]:
     """Build the parts between store and engine, following the store while they are open."""
-    tasks = Tasks(store, engine, observer=observer)
+    tasks = Tasks(store, engine, tasks_settings(settings), observer=observer)
     inference = InferenceService(engine, tasks, inference_settings(settings.limits))
     publisher = Publisher(store, engine, tasks, inference, PublishSettings(**settings.quotas.model_dump()))
     await tasks.start()
     cleaner = Cleaner(store, tasks, CleanerSettings(**settings.cleaning.model_dump()))
-    cleaning = asyncio.create_task(cleaner.run(), name="store-cleaner")
+    warmer = Warmer(tasks, warmer_settings(settings))
+    jobs = (
+        asyncio.create_task(cleaner.run(), name="store-cleaner"),
+        asyncio.create_task(warmer.run(), name="prompt-warmer"),
+    )
     try:
         yield Parts(engine, store, tasks, publisher, inference)
     finally:
-        cleaning.cancel()
-        await asyncio.gather(cleaning, return_exceptions=True)
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        await warmer.save()
         await tasks.close()
+
+
+def tasks_settings(settings: Settings) -> TasksSettings:
+    """Return how tasks hold prompts."""
+    is_page_locked = settings.device != "cpu" and torch.cuda.is_available()
+    residents = ResidentSettings(host_budget_bytes=settings.residency.host_budget_bytes, is_page_locked=is_page_locked)
+    return TasksSettings(max_load_wait_s=settings.residency.max_load_wait_s, residents=residents)
+
+
+def warmer_settings(settings: Settings) -> WarmerSettings:
+    """Return where popular prompts are written down: by default where this machine keeps something of the store."""
+    wanted, folder = settings.residency.popular_file, local_folder(settings.store)
+    file = Path(wanted) if wanted else folder / POPULAR_FILE if folder else None
+    return WarmerSettings(file, settings.residency.warm_tasks, settings.residency.save_every_s)
 
 
 def inference_settings(limits: Limits) -> InferenceSettings:

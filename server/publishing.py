@@ -73,6 +73,7 @@ class Publisher:
         self._tasks = tasks
         self._settings = settings or PublishSettings()
         self._trial = Trial(engine, tasks.maker, tasks, inference)
+        tasks.try_first_loads(self._trial)
         self._putting = asyncio.Lock() if self._settings.max_tenant_bytes else contextlib.nullcontext()
         self._room = asyncio.Semaphore(self._settings.max_conversions)
 

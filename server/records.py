@@ -38,6 +38,12 @@ class Records:
         """Return the record as last read."""
         return self._known.get(task)
 
+    def is_untried(self, task: TaskName, version: Version) -> bool:
+        """Whether an import brought the version, as last read."""
+        record = self._known.get(task)
+        found = find_version(record, version) if record else None
+        return found is not None and found.is_untried
+
     def quarantined(self, task: TaskName) -> frozenset[Version]:
         """Return the versions of a task that take no traffic, as last read."""
         record = self._known.get(task)

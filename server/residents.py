@@ -6,17 +6,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import ArtifactError, SoftmuxError, StoreCorruptError, VersionNotFoundError
-from prompt_store.refs import TaskName, Version
+from prompt_store.refs import TaskName, TaskRef, Version
 from prompt_store.store import PromptStore
 from prompt_store.validate import Limits, validate
-from server.engine.errors import QueueFullError
+from server.engine.errors import LoadingError, QueueFullError, ResidencyFullError
+from server.engine.types import LoadRequest
+from server.host_tier import HostTier, page_locked
 from server.servable import Servable, ServableMaker
 from server.serving_engine import ServingEngine
+from server.task_lease import TaskLease
 
 if TYPE_CHECKING:
     from server.engine.residency import Lease
@@ -34,6 +37,16 @@ class ResidentSettings:
     bad_version_ttl_s: float = 2.0  # how long a version that could not be loaded is refused without a new try
     max_reads: int = 32  # artifacts read from the store at once; a slow one delays no other task's
     max_loads: int = 4  # artifacts unpacked at once: bounds the memory that loading takes
+    host_budget_bytes: int = 2 << 30  # of artifacts in host memory
+    is_page_locked: bool = False  # so that a CUDA device copies from host memory directly
+
+
+class Examiner(Protocol):
+    """Who tries a version that was never tried here."""
+
+    async def examine(self, lease: TaskLease, request: LoadRequest) -> None:
+        """Run it alone, and its golden examples. Raises TrialError."""
+        ...
 
 
 class Residents:
@@ -46,12 +59,17 @@ class Residents:
         maker: ServableMaker,
         settings: ResidentSettings,
         clock: Callable[[], float],
+        is_untried: Callable[[TaskName, Version], bool] = lambda task, version: False,
     ) -> None:
         self._store = store
         self._engine = engine
         self._maker = maker
         self._settings = settings
         self._clock = clock
+        self._is_untried = is_untried
+        self._tried: set[_Key] = set()  # that the store calls untried, and were tried here
+        self.examiner: Examiner | None = None
+        self.host = HostTier(settings.host_budget_bytes)
         self._servables: dict[_Key, Servable] = {}
         self._loads: dict[_Key, asyncio.Task[None]] = {}
         self._deleted: set[_Key] = set()  # while they load
@@ -59,23 +77,45 @@ class Residents:
         self._reads = asyncio.Semaphore(settings.max_reads)
         self._room = asyncio.Semaphore(settings.max_loads)
 
-    async def hold(self, task: TaskName, version: Version, artifact: Artifact | None = None) -> tuple[Servable, Lease]:
+    async def hold(
+        self, task: TaskName, version: Version, artifact: Artifact | None = None, patience_s: float | None = None
+    ) -> tuple[Servable, Lease]:
         """Return the version and an engine lease that the caller must release, loading it first if need be.
 
-        With an `artifact` at hand the store is not asked: it may not have the version yet.
+        With an `artifact` at hand the store is not asked: it may not have the version yet. Whoever has only so much
+        patience gets LoadingError after it, and the load goes on.
         Raises VersionNotFoundError, StoreError, ArtifactError, EngineError.
         """
         for _ in range(_MAX_HOLD_TRIES):
             servable = self._servables.get((task, version))
             lease = self._engine.lease(task, version) if servable else None
             if servable and lease:
+                self.host.touch((task.tenant, version))
                 return servable, lease
-            await self._load_once((task, version), artifact)
+            await self._load_once((task, version), artifact, patience_s)
         raise QueueFullError(f"{task} was evicted as soon as it was loaded: the device holds too little for this load")
 
     async def load(self, task: TaskName, version: Version) -> None:
         """Make the version resident. Raises like `hold`."""
-        await self._load_once((task, version), None)
+        await self._load_once((task, version), None, None)
+
+    async def fetch(self, task: TaskName, version: Version) -> bool:
+        """Bring a version into host memory; False when that would push another out.
+
+        Raises StoreError, ArtifactError.
+        """
+        key = (task.tenant, version)
+        if not self.host.has(key):
+            artifact = await self._read((task, version))
+            if not self.host.has_room(artifact):
+                return False
+            self.host.put(key, artifact)
+        return True
+
+    def pin(self, task: TaskName, version: Version, is_pinned: bool) -> None:
+        """Keep a version in every tier below the device too, or let it go again."""
+        self.host.pin((task.tenant, version), is_pinned)
+        self._store.pin(task.tenant, version, is_pinned)
 
     def is_resident(self, task: TaskName, version: Version) -> bool:
         """Whether a request for the version would wait for no load."""
@@ -94,6 +134,8 @@ class Residents:
         """Drop a version that was deleted; whoever waits for its load is told so, and does not bring it back."""
         if (task, version) in self._loads:
             self._deleted.add((task, version))
+        self._tried.discard((task, version))
+        self.host.forget((task.tenant, version))
         self.drop(task, version)
 
     async def close(self) -> None:
@@ -103,20 +145,32 @@ class Residents:
             job.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
 
-    async def _load_once(self, key: _Key, artifact: Artifact | None) -> None:
+    async def _load_once(self, key: _Key, artifact: Artifact | None, patience_s: float | None) -> None:
         if self.is_resident(*key):
             return
         self._refuse_bad(key)
         if key not in self._loads:
             self._loads[key] = _spawn(self._load(key, artifact), lambda: self._loads.pop(key, None))
         # A request that is cancelled must not cancel the load that others wait for.
-        await asyncio.shield(self._loads[key])
+        try:
+            async with asyncio.timeout(patience_s) as limit:
+                await asyncio.shield(self._loads[key])
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise LoadingError(f"{key[0]} was not ready after {patience_s:g} s; it is still being loaded") from error
 
     async def _stored(self, key: _Key) -> Artifact:
+        return self.host.get((key[0].tenant, key[1])) or await self._read(key)
+
+    async def _read(self, key: _Key) -> Artifact:
         async with self._reads:
             raw = await self._store.get(key[0].tenant, key[1])
         async with self._room:
-            return await asyncio.to_thread(_fitting, raw, self._maker.spec)
+            artifact = await asyncio.to_thread(_fitting, raw, self._maker.spec)
+            if self._settings.is_page_locked:
+                artifact = await asyncio.to_thread(page_locked, artifact)
+            return artifact
 
     async def _load(self, key: _Key, artifact: Artifact | None) -> None:
         try:
@@ -125,6 +179,7 @@ class Residents:
             async with self._room:
                 servable, request = self._maker.make(*key, artifact)
                 await self._engine.load(request)
+            await self._try_if_new(servable, request)
             if key in self._deleted:
                 raise VersionNotFoundError(f"version {key[1]} of {key[0]} was deleted while it was loaded")
         except (ArtifactError, StoreCorruptError) as error:
@@ -135,6 +190,24 @@ class Residents:
             self._deleted.discard(key)
         self._bad.pop(key, None)
         self._servables[key] = servable
+        self.host.put((key[0].tenant, key[1]), artifact)
+
+    async def _try_if_new(self, servable: Servable, request: LoadRequest) -> None:
+        """Try what an import brought, before it serves. Raises TrialError, with the version off the device again."""
+        task, version = request.task, request.version
+        if self.examiner is None or (task, version) in self._tried or not self._is_untried(task, version):
+            return
+        held = self._engine.lease(task, version)
+        if held is None:
+            raise ResidencyFullError(f"{task} was evicted before it could be tried: the device holds too little")
+        try:
+            with TaskLease(TaskRef(task, version), servable, held) as lease:
+                await self.examiner.examine(lease, request)
+        except BaseException:
+            self._engine.unload(task, version)
+            raise
+        self._tried.add((task, version))
+        log.info("an imported version was tried", extra={"task": str(task), "version": version})
 
     def _refuse_bad(self, key: _Key) -> None:
         until, error = self._bad.get(key, (0.0, None))

@@ -49,6 +49,18 @@ class EngineLimits(BaseModel):
     resident_budget_bytes: Count = 1 << 30
 
 
+class Residency(BaseModel):
+    """Where soft prompts are kept between the store and the device, and how long a request waits for one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host_budget_bytes: Annotated[int, Field(ge=0)] = 2 << 30  # of artifacts in host memory
+    max_load_wait_s: Seconds = 10.0  # of a request, for its prompt; then 503, and the load goes on
+    warm_tasks: Annotated[int, Field(ge=0)] = 1000  # brought near at start, the last run's most popular first
+    popular_file: str | None = None  # None: popular.json in the store's folder or its cache, if that outlives us
+    save_every_s: Seconds = 60.0
+
+
 class Quotas(BaseModel):
     """How much may be kept. Over a quota a publish is refused; deleting makes room."""
 
@@ -92,6 +104,7 @@ class Settings(BaseSettings):
     num_task_series: Annotated[int, Field(ge=0)] = 50
     limits: Limits = Limits()
     engine: EngineLimits = EngineLimits()
+    residency: Residency = Residency()
     quotas: Quotas = Quotas()
     cleaning: Cleaning = Cleaning()
 

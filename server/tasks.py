@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from prompt_store.artifact import Artifact
 from prompt_store.errors import AliasNotFoundError, SoftmuxError, StoreError
 from prompt_store.refs import Alias, TaskName, TaskRef, Version
-from prompt_store.store import NO_TERMS, AliasState, PromptStore, Target, TaskRecord, Terms
+from prompt_store.store import NO_TERMS, AliasState, PromptStore, Target, TaskRecord, Terms, Tier
 from server.alias_moves import AliasMoves
 from server.follower import StoreFollower
 from server.guards import Guards, GuardSettings
+from server.popularity import Popularity
 from server.records import Records
-from server.residents import Residents, ResidentSettings
+from server.residents import Examiner, Residents, ResidentSettings
 from server.servable import ServableMaker
 from server.serving import Serving, ServingTable, pick, sticky_point
 from server.serving_engine import ServingEngine
@@ -38,6 +39,7 @@ class TasksSettings:
 
     poll_interval_s: float = 1.0
     max_strikes: int = 3  # non-finite answers before a version is quarantined
+    max_load_wait_s: float = 10.0  # of a request, for its prompt; the load goes on
     residents: ResidentSettings = field(default_factory=ResidentSettings)
     guards: GuardSettings = field(default_factory=GuardSettings)
 
@@ -57,8 +59,10 @@ class Tasks:
         self._engine = engine
         self._max_strikes = settings.max_strikes
         self.maker = ServableMaker(engine.spec, TextTokenizer.of(engine.tokenizer))
-        self._residents = Residents(store, engine, self.maker, settings.residents, clock)
+        self._max_load_wait_s = settings.max_load_wait_s
+        self.popularity = Popularity(clock)
         self._records = Records(store, self._gone)
+        self._residents = Residents(store, engine, self.maker, settings.residents, clock, self._records.is_untried)
         self._table = ServingTable()
         self._moves = AliasMoves(store, self._records, self._residents, self._table)
         self._guards = Guards(self._moves, settings.guards, clock, observer.rolled_back)
@@ -84,16 +88,17 @@ class Tasks:
         """Pick a version once and hold it, loading it first if it is not resident.
 
         Raises TaskNotFoundError, AliasNotFoundError, VersionNotFoundError, ConflictError (quarantined), StoreError,
-        ArtifactError, EngineError.
+        ArtifactError, EngineError (LoadingError when its prompt takes too long to come).
         """
         state = None if ref.version else await self._state(ref)
         version = self._pick(ref, state, sticky) if state else Version(ref.target)
         try:
             await self._records.require(ref.task, version)
-            servable, engine_lease = await self._residents.hold(ref.task, version)
+            servable, engine_lease = await self._residents.hold(ref.task, version, patience_s=self._max_load_wait_s)
         except SoftmuxError as error:
             self._judge(ref.task, state, version, verdict_of(error))
             raise
+        self.popularity.count(str(ref))
         return TaskLease(ref, servable, engine_lease, state)
 
     async def note(self, lease: TaskLease, error: SoftmuxError | None) -> None:
@@ -162,6 +167,26 @@ class Tasks:
         """Forget a task here and in the store; running rows finish. Raises ConflictError while it has aliases."""
         await self._moves.delete_task(task, force)
 
+    def try_first_loads(self, examiner: Examiner) -> None:
+        """Have whatever an import brought tried by `examiner` when it is first loaded here."""
+        self._residents.examiner = examiner
+
+    def tiers(self) -> tuple[Tier, ...]:
+        """Return how full the tiers between device and store are, the nearest first."""
+        disk = self._store.tier()
+        return (self._residents.host.state(), *([disk] if disk else ()))
+
+    async def versions_of(self, ref: TaskRef) -> tuple[Version, ...]:
+        """Return the versions that requests for `ref` get; its alias is followed from now on. Raises like `lease`."""
+        if ref.version:
+            return (ref.version,)
+        return tuple(target.version for target in (await self._state(ref)).targets)
+
+    async def fetch(self, task: TaskName, version: Version) -> bool:
+        """Bring a version into host memory; False when that would push another out."""
+        await self._records.require(task, version)
+        return await self._residents.fetch(task, version)
+
     async def hold(self, task: TaskName, version: Version, artifact: Artifact) -> TaskLease:
         """Hold a version that has no record yet, made resident from its artifact: for a trial."""
         servable, engine_lease = await self._residents.hold(task, version, artifact)
@@ -190,11 +215,13 @@ class Tasks:
         # Held in between: a crowded device would evict it again before it is pinned.
         with await self.lease(TaskRef(task, version)):
             self._engine.pin(task, version)
+            self._residents.pin(task, version, is_pinned=True)
 
     async def unpin(self, task: TaskName, version: Version) -> None:
         """Let a version be evicted again."""
         await self._records.require(task, version)
         self._engine.unpin(task, version)
+        self._residents.pin(task, version, is_pinned=False)
 
     async def _state(self, ref: TaskRef) -> AliasState:
         return self._table.get(ref.task, Alias(ref.target)) or await self._first_state(ref)

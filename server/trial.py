@@ -11,12 +11,13 @@ from prompt_store.errors import SoftmuxError, TrialError
 from prompt_store.manifest import HeadKind, Manifest
 from prompt_store.refs import TaskName, TaskRef
 from prompt_store.template import CHOICE, CHOICES
+from server.engine.types import LoadRequest
 from server.golden import differences, promised_outputs
 from server.inference.answer import InferCall
 from server.inference.expansion import expand
 from server.inference.parameters import parse_parameters
 from server.inference.service import InferenceService
-from server.servable import ServableMaker
+from server.servable import Servable, ServableMaker
 from server.serving_engine import ServingEngine
 from server.task_lease import TaskLease
 from server.tasks import Tasks
@@ -36,6 +37,11 @@ class Trial:
         self._tasks = tasks
         self._inference = inference
 
+    async def examine(self, lease: TaskLease, request: LoadRequest) -> None:
+        """Try a stored version under a lease: alone, and on its golden examples. Raises TrialError, EngineError."""
+        await self._run_alone(lease.servable, request)
+        await self.run_examples(lease)
+
     @asynccontextmanager
     async def tried(self, task: TaskName, candidate: Candidate) -> AsyncIterator[tuple[str, ...]]:
         """Try a candidate and leave it resident; yield what its user should know.
@@ -44,7 +50,7 @@ class Trial:
         """
         was_resident = self._tasks.is_resident(task, candidate.version)
         try:
-            await self._run_alone(task, candidate)
+            await self._run_alone(*self._maker.make(task, candidate.version, candidate.artifact))
             with await self._tasks.hold(task, candidate.version, candidate.artifact) as lease:
                 checks = await self.run_examples(lease)
             yield checks
@@ -73,9 +79,8 @@ class Trial:
         except SoftmuxError as error:
             raise TrialError(f"{path} could not be answered: {error}") from error
 
-    async def _run_alone(self, task: TaskName, candidate: Candidate) -> None:
-        servable, request = self._maker.make(task, candidate.version, candidate.artifact)
-        manifest = candidate.artifact.manifest
+    async def _run_alone(self, servable: Servable, request: LoadRequest) -> None:
+        manifest = servable.manifest
         example = _trial_input(manifest, servable.filler.fields)
         try:
             rows = expand(servable, example, parse_parameters(manifest.kind, {}), _MAX_TRIAL_ROWS)

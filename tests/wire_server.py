@@ -80,8 +80,9 @@ class Server:
             await self.parts.aclose()
             self.engine = LivingEngine(fake_spec(), byte_tokenizer())
             metrics = Metrics(self.settings.num_task_series)
-            metrics.watch_engine(self.engine.state)
-            self.app.state.services = make_services(self.settings, await self.open_parts(), metrics)
+            parts = await self.open_parts()
+            metrics.watch_engine(self.engine.state, parts.tasks.tiers)
+            self.app.state.services = make_services(self.settings, parts, metrics)
 
         asyncio.run_coroutine_threadsafe(renew(), self.loop).result(20)
 

@@ -34,6 +34,8 @@ class CacheFiles:
         self._budget_bytes = budget_bytes
         self._is_temporary = False
         self._lock = threading.Lock()
+        self._pinned: set[Path] = set()
+        self._num_evictions = 0
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sizes = _found(root)
         self._size_bytes = sum(self._sizes.values())
@@ -56,6 +58,26 @@ class CacheFiles:
     def size_bytes(self) -> int:
         """How many bytes are cached."""
         return self._size_bytes
+
+    @property
+    def budget_bytes(self) -> int:
+        """How many bytes may be."""
+        return self._budget_bytes
+
+    @property
+    def num_files(self) -> int:
+        """How many files are cached."""
+        return len(self._sizes)
+
+    @property
+    def num_evictions(self) -> int:
+        """How many files had to make room for others."""
+        return self._num_evictions
+
+    def pin(self, key: Key, is_pinned: bool) -> None:
+        """Keep what is, or will be, cached under this key; or let it go again."""
+        with self._lock:
+            (self._pinned.add if is_pinned else self._pinned.discard)(inside(self._root, *key))
 
     def read(self, key: Key, is_whole: Callable[[bytes], bool]) -> bytes | None:
         """Return what is cached, if `is_whole` says so; what is not whole is deleted."""
@@ -113,9 +135,13 @@ class CacheFiles:
         self._size_bytes -= self._sizes.pop(path, 0)
 
     def _shrink(self) -> None:
-        while self._size_bytes > self._budget_bytes:
-            path, size = self._sizes.popitem(last=False)
-            self._size_bytes -= size
+        if self._size_bytes <= self._budget_bytes:
+            return
+        for path in [path for path in self._sizes if path not in self._pinned]:
+            if self._size_bytes <= self._budget_bytes:
+                return
+            self._drop(path)
+            self._num_evictions += 1
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
@@ -129,6 +155,6 @@ def _found(root: Path) -> OrderedDict[Path, int]:
             if path.suffix == ".new":
                 if status.st_mtime < time.time() - _DEAD_AFTER_S:
                     path.unlink()
-            elif path.is_file():
+            elif path.is_file() and not path.suffix:  # ours have none: what has one is somebody else's
                 found.append((status.st_mtime, path, status.st_size))
     return OrderedDict((path, size) for _, path, size in sorted(found))

@@ -31,6 +31,7 @@ from prompt_store.store import (
     TaskPage,
     TaskRecord,
     Terms,
+    Tier,
     VersionRecord,
 )
 
@@ -64,6 +65,24 @@ class CachedStore(CachedBackup):
         self._doubtful: dict[TaskName, TaskRecord] = {}  # stale answers that were given, until they are compared
         self._listeners: set[_Listener] = set()
         self._is_closed = False
+        self._num_hits = self._num_misses = 0
+
+    def tier(self) -> Tier:
+        """See `PromptStore.tier`; hits and misses are of bytes, the rest counts the files of names too."""
+        files = self._files
+        return Tier(
+            name="disk",
+            num_held=files.num_files,
+            size_bytes=files.size_bytes,
+            budget_bytes=files.budget_bytes,
+            num_hits=self._num_hits,
+            num_misses=self._num_misses,
+            num_evictions=files.num_evictions,
+        )
+
+    def pin(self, tenant: str, version: Version, is_pinned: bool) -> None:
+        """See `PromptStore.pin`."""
+        self._files.pin(blob_parts(tenant, version), is_pinned)
 
     def stale_s(self) -> float | None:
         """See `PromptStore.stale_s`."""
@@ -213,6 +232,8 @@ class CachedStore(CachedBackup):
         key = blob_parts(tenant, version)
         try:
             raw = await asyncio.to_thread(self._files.read, key, lambda raw: version_of(raw) == version)
+            self._num_hits += raw is not None
+            self._num_misses += raw is None
             if raw is None:
                 raw = await self._fetch(tenant, version)
                 await asyncio.to_thread(self._files.write, key, raw)

@@ -7,6 +7,7 @@ So work on these tables may run several times, and must do nothing else than loo
 # ruff: noqa: D102 -- what each method does stands at the Protocol
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,7 @@ from prompt_store.redis.wants import (
     BlobWant,
     ChangesWant,
     Command,
+    CountedWant,
     NamedWant,
     PageWant,
     Reply,
@@ -72,6 +74,7 @@ class RedisTables:
         self._sequence = snapshot.sequence
         self._tasks: dict[TaskName, TaskRows] = {}
         self._blobs: dict[tuple[str, Version], BlobRow | None] = {}  # as written; None: removed
+        self._is_counted = False  # known to be, or done by this work
         self._stray_values: dict[bytes, bytes] | None = None  # as read
         self._num_names: dict[tuple[str, Version], int] = {}  # more tasks (or fewer) than were read
 
@@ -143,6 +146,9 @@ class RedisTables:
         return tuple(load_blob(*bytes_of(field), value) for field, value in pairs(self._reply(AllBlobsWant())))
 
     def usage(self, tenant: str) -> int:
+        self._require(UsageWant(tenant), CountedWant())
+        if self._reply(CountedWant()) is None:
+            return self._counts()[tenant]
         return int(self._reply(UsageWant(tenant)) or 0)  # asked for before anything is written
 
     def tenants(self) -> tuple[str, ...]:
@@ -229,9 +235,25 @@ class RedisTables:
 
     def _use(self, tenant: str, version: Version, size_bytes: int) -> None:
         before = self.blob(tenant, version)
+        if not self._is_counted and self._reply(CountedWant()) is None:
+            self._count_all()
+        self._is_counted = True
         more = size_bytes - (before.size_bytes if before else 0)
         if more:
             self._run("HINCRBY", self._keys.usage, tenant, str(more))
+
+    def _count_all(self) -> None:
+        """Count what was kept before anything was counted, once for a store."""
+        self._run("DEL", self._keys.usage)
+        for tenant, kept in self._counts().items():
+            self._run("HSET", self._keys.usage, tenant, str(kept))
+        self._run("HSET", self._keys.meta, "counted", "1")
+
+    def _counts(self) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for row in self.blobs():
+            counts[row.tenant] += row.size_bytes
+        return counts
 
     def _reply(self, want: Want) -> Reply:
         self._require(want)

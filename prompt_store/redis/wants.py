@@ -88,7 +88,7 @@ class BlobWant:
         return "HGET", keys.blobs, bytes_field(self.tenant, self.version)
 
     def leads_to(self, reply: Reply) -> tuple[Want, ...]:
-        return (NamedWant(self.tenant, self.version),)
+        return (NamedWant(self.tenant, self.version), CountedWant())
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,14 @@ class UsageWant(_Final):
 
     def command(self, keys: RedisKeys) -> Command:
         return "HGET", keys.usage, self.tenant
+
+
+@dataclass(frozen=True, slots=True)
+class CountedWant(_Final):
+    """Whether the bytes of tenants are counted: a store from before that was done has rows and no counts."""
+
+    def command(self, keys: RedisKeys) -> Command:
+        return "HGET", keys.meta, "counted"
 
 
 @dataclass(frozen=True, slots=True)

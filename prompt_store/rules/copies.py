@@ -38,7 +38,9 @@ def compare(tables: Tables, brought: tuple[TaskCopy, ...]) -> Compared:
     )
     known = {copy.task: tables.load(copy.task) for copy in brought}
     absent = tuple(copy for copy in brought if known[copy.task] is None)
-    differing = tuple(copy for copy in brought if (here := known[copy.task]) and _copy(tables, here) != _ordered(copy))
+    differing = tuple(
+        copy for copy in brought if (here := known[copy.task]) and _told(_copy(tables, here)) != _told(copy)
+    )
     return Compared(absent, differing)
 
 
@@ -72,6 +74,12 @@ def check(brought: tuple[TaskCopy, ...]) -> None:
 def _copy(tables: Tables, record: TaskRecord) -> TaskCopy:
     states = (state for alias in record.aliases for state in tables.history(record.task, alias))
     return _ordered(TaskCopy(record.task, record.versions, tuple(states)))
+
+
+def _told(copy: TaskCopy) -> TaskCopy:
+    """Return what two copies must have in common: whether a version was tried is no part of it."""
+    versions = tuple(replace(record, is_untried=False) for record in copy.versions)
+    return replace(_ordered(copy), versions=versions)
 
 
 def _ordered(copy: TaskCopy) -> TaskCopy:

@@ -100,6 +100,12 @@ class NameStore:
     def stale_s(self) -> None:
         """See `PromptStore.stale_s`: what keeps no copies answers with what is true now, or not at all."""
 
+    def tier(self) -> None:
+        """See `PromptStore.tier`: here are the originals."""
+
+    def pin(self, tenant: str, version: Version, is_pinned: bool) -> None:
+        """See `PromptStore.pin`: originals stay anyway."""
+
     async def close(self) -> None:
         """See `PromptStore.close`."""
         self._feed.close()

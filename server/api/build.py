@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 
@@ -26,6 +27,13 @@ from server.api.routes import (
 from server.api.services import may_be_stale
 from server.settings import Limits
 
+# Their answers follow from what the store says, so they may be stale while it is away.
+PROMPT_TAGS = frozenset({"inference", "openai", "tasks", "versions", "aliases", "residency"})
+_STALE = {
+    "description": "Only while the store is away: whole seconds since it answered last",
+    "schema": {"type": "integer", "minimum": 0},
+}
+
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 DESCRIPTION = (
@@ -33,9 +41,23 @@ DESCRIPTION = (
 )
 
 
+class Api(FastAPI):
+    """FastAPI, whose document knows the headers that the middleware adds."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        document = super().openapi()
+        for described in (described for path in document["paths"].values() for described in path.values()):
+            if PROMPT_TAGS & set(described.get("tags", ())):
+                for status, response in described["responses"].items():
+                    if status.startswith("2"):
+                        response.setdefault("headers", {})["X-Prompt-Stale"] = _STALE
+        return document
+
+
 def build_api(limits: Limits, lifespan: Lifespan) -> FastAPI:
     """Return the application; `lifespan` puts the services into `app.state.services`."""
-    app = FastAPI(
+    app = Api(
         title="softmux",
         version=importlib.metadata.version("softmux"),
         description=DESCRIPTION,

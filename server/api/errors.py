@@ -57,6 +57,7 @@ STATUS: Mapping[type[SoftmuxError], tuple[int, str]] = {
     engine.NonFiniteError: (500, "prompt_nonfinite"),
     engine.BackboneRefusedError: (500, "backbone_refused"),
     engine.ResidencyFullError: (503, "residency_full"),
+    engine.LoadingError: (503, "prompt_loading"),
     engine.OutOfMemoryError: (503, "out_of_memory"),
     engine.DeadlineError: (503, "deadline_exceeded"),
     engine.EngineDeadError: (503, "engine_dead"),

@@ -4,6 +4,7 @@ SoftmuxError
 └── EngineError
     ├── QueueFullError        no room to wait; retry later
     ├── ResidencyFullError    no room on the device beside what is leased or pinned; retry later
+    ├── LoadingError          the soft prompt is still on its way to the device; retry later
     ├── NeverFitsError        longer than this backbone or its memory can ever take
     ├── EngineDeadError       the worker has ended; the process is about to be replaced
     ├── NonFiniteError        this row's logits were NaN or infinite
@@ -31,6 +32,12 @@ class QueueFullError(EngineError):
 
 class ResidencyFullError(EngineError):
     """The device has no room for this soft prompt beside those that are leased or pinned; retrying can help."""
+
+
+class LoadingError(EngineError):
+    """The soft prompt is still on its way to the device, and goes on coming; retry after `retry_after_s` seconds."""
+
+    retry_after_s = 1
 
 
 class NeverFitsError(EngineError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from prompt_store.store import Tier
 from server.engine.types import EngineState
 from server.telemetry.traffic import TaskTraffic
 
@@ -47,9 +48,10 @@ class Metrics:
             "softmux_store_stale_seconds", "Since the store answered last, while it does not", registry=self.registry
         )
 
-    def watch_engine(self, state: Callable[[], EngineState]) -> None:
-        """Report the engine's state at each scrape."""
+    def watch_engine(self, state: Callable[[], EngineState], tiers: Callable[[], Iterable[Tier]] = lambda: ()) -> None:
+        """Report at each scrape the engine's state, and the tiers behind its device."""
         self.registry.register(_EngineCollector(state))
+        self.registry.register(_TierCollector(state, tiers))
 
     def exposition(self) -> bytes:
         """Return every metric in Prometheus' text format."""
@@ -105,12 +107,37 @@ class _EngineCollector(Collector):
         yield GaugeMetricFamily("softmux_num_requests_waiting", "Rows waiting for a step", state.num_waiting)
         usage = state.kv_bytes_used / state.kv_bytes_budget if state.kv_bytes_budget else 0.0
         yield GaugeMetricFamily("softmux_kv_cache_usage_ratio", "Share of the KV memory in use", usage)
-        resident = GaugeMetricFamily("softmux_prompt_resident", "Soft prompts held", labels=["tier"])
-        resident.add_metric(["device"], state.num_resident)
-        yield resident
-        size = GaugeMetricFamily("softmux_prompt_resident_bytes", "Bytes of the soft prompts held", labels=["tier"])
-        size.add_metric(["device"], state.resident_bytes)
-        yield size
+
+
+class _TierCollector(Collector):
+    def __init__(self, state: Callable[[], EngineState], tiers: Callable[[], Iterable[Tier]]) -> None:
+        self._state = state
+        self._tiers = tiers
+
+    def collect(self) -> Iterator[Metric]:
+        state, tiers = self._state(), tuple(self._tiers())
+        held = {"device": state.num_resident} | {tier.name: tier.num_held for tier in tiers}
+        size = {"device": state.resident_bytes} | {tier.name: tier.size_bytes for tier in tiers}
+        budget = {"device": state.resident_budget_bytes} | {tier.name: tier.budget_bytes for tier in tiers}
+        yield _gauge("softmux_prompt_resident", "Soft prompts held", held)
+        yield _gauge("softmux_prompt_resident_bytes", "Bytes of the soft prompts held", size)
+        yield _gauge("softmux_prompt_budget_bytes", "Bytes of soft prompts that may be held", budget)
+        reads = CounterMetricFamily(
+            "softmux_prompt_tier_reads", "Loads that looked here for a prompt", labels=["tier", "result"]
+        )
+        evictions = CounterMetricFamily("softmux_prompt_tier_evictions", "Prompts that made room", labels=["tier"])
+        for tier in tiers:
+            reads.add_metric([tier.name, "hit"], tier.num_hits)
+            reads.add_metric([tier.name, "miss"], tier.num_misses)
+            evictions.add_metric([tier.name], tier.num_evictions)
+        yield from (reads, evictions)
+
+
+def _gauge(name: str, help_text: str, by_tier: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, help_text, labels=["tier"])
+    for tier, value in by_tier.items():
+        family.add_metric([tier], value)
+    return family
 
 
 class _TrafficCollector(Collector):

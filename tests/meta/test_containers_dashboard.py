@@ -41,6 +41,7 @@ def server() -> Iterator[Server]:
         metrics.prompt_loads.labels("device", "loaded")
         metrics.prompt_load_seconds.labels("device")
         metrics.row_failures.labels("nonfinite")
+        metrics.alias_rollbacks.labels("errors")
         metrics.rejections.labels("queue_full")
         ask(started)
         yield started

@@ -13,6 +13,7 @@ from fastapi.routing import iter_route_contexts
 
 from server.api.auth import admin_access, public_access, tenant_access
 from server.api.middleware import UPLOAD_PATH
+from server.api.services import may_be_stale
 from server.app import create_app
 from server.settings import Settings
 
@@ -100,3 +101,15 @@ def test_only_the_settings_read_the_environment() -> None:
 
 def test_no_field_takes_an_address_that_the_server_would_call() -> None:
     assert '"uri"' not in str(create_app(Settings(backbone="none")).openapi()).replace("'", '"')
+
+
+def test_the_document_tells_where_answers_may_be_stale() -> None:
+    document = create_app(Settings(backbone="none")).openapi()
+    told = {
+        path
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
+        if any("X-Prompt-Stale" in response.get("headers", {}) for response in operation["responses"].values())
+    }
+    stale = {route.path for route in routes() if may_be_stale in set(calls_of(route.dependant))}
+    assert told == stale != set()

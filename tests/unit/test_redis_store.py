@@ -345,3 +345,23 @@ class TestTls:
             with pytest.raises(StoreUnavailableError, match="certificate verify failed"):
                 await store.sequence()
             await store.close()
+
+
+class TestUsage:
+    async def test_a_store_from_before_bytes_were_counted_is_counted(
+        self, valkey: RedisServer, address: RedisAddress, store: RedisStore
+    ) -> None:
+        keys = RedisKeys(address.namespace)
+        for tenant, raw in (("acme", b"one"), ("acme", b"three"), ("rival", b"two")):
+            await store.put(tenant, raw)
+        with valkey.client() as client:
+            client.delete(keys.usage)
+            client.hdel(keys.meta, "counted")
+        assert [await store.usage(tenant) for tenant in ("acme", "rival", "nobody")] == [8, 3, 0]
+        with valkey.client() as client:
+            assert not client.exists(keys.usage)  # a read writes nothing
+        await store.put("acme", b"seven")
+        await store.put("acme", b"one")
+        with valkey.client() as client:
+            assert client.hgetall(keys.usage) == {b"acme": b"13", b"rival": b"3"}
+        assert [await store.usage(tenant) for tenant in ("acme", "rival")] == [13, 3]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prompt_store.refs import TaskName
-from prompt_store.store import PromptStore
+from prompt_store.store import PromptStore, TaskCopy
 from server.cli.backup.container import Tally
 from server.cli.backup.reading import BackedUpArtifact, read_backup
 
@@ -38,9 +38,14 @@ async def import_store(file: Path, store: PromptStore, advance: Callable[[int], 
             await batch.add(member)
         else:
             await batch.put()
-            differing += await store.restore(member)
+            differing += await store.restore(tuple(_untried(copy) for copy in member))
     await batch.put()
     return Imported(tally.num_tasks, tally.num_artifacts, tuple(differing))
+
+
+def _untried(copy: TaskCopy) -> TaskCopy:
+    """Have every version tried by the server that loads it first: its backbone may be another one."""
+    return replace(copy, versions=tuple(replace(record, is_untried=True) for record in copy.versions))
 
 
 class _Batch:

@@ -1,0 +1,131 @@
+"""Bring what was popular in the last run near at start, and write down what is popular in this one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from prompt_store.errors import InvalidNameError, SoftmuxError, StoreUnavailableError
+from prompt_store.refs import TaskName, TaskRef, Version
+from server.engine.errors import EngineDeadError, ResidencyFullError
+from server.popularity import Popularity
+
+log = logging.getLogger(__name__)
+
+POPULAR_FILE = "popular.json"
+
+
+@dataclass(frozen=True, slots=True)
+class WarmerSettings:
+    """How much is brought, and how often counts are written."""
+
+    file: Path | None = None  # None: nothing is remembered
+    max_tasks: int = 1000  # at start
+    save_every_s: float = 60.0
+
+
+class WarmedTasks(Protocol):
+    """Who makes versions resident."""
+
+    @property
+    def popularity(self) -> Popularity:
+        """What was asked for."""
+        ...
+
+    async def versions_of(self, ref: TaskRef) -> tuple[Version, ...]:
+        """Return the versions that requests for `ref` get; its alias is followed from now on."""
+        ...
+
+    def is_resident(self, task: TaskName, version: Version) -> bool:
+        """Whether the version is on the device now."""
+        ...
+
+    async def load(self, task: TaskName, version: Version) -> None:
+        """Make a version resident."""
+        ...
+
+    async def fetch(self, task: TaskName, version: Version) -> bool:
+        """Bring a version into host memory; False when there is no room without pushing another out."""
+        ...
+
+
+class Warmer:
+    """Fills the device, then host memory, then writes counts again and again."""
+
+    def __init__(self, tasks: WarmedTasks, settings: WarmerSettings) -> None:
+        self._tasks = tasks
+        self._settings = settings
+        self._first: tuple[TaskName, Version] | None = None
+        self._device_has_room = True
+
+    async def run(self) -> None:
+        """Work until cancelled. Requests are served meanwhile, and load what they need themselves."""
+        file = self._settings.file
+        if file is None:
+            return
+        with contextlib.suppress(OSError):
+            self._tasks.popularity.load(await asyncio.to_thread(file.read_bytes))
+        await self.warm(self._tasks.popularity.most(self._settings.max_tasks))
+        while True:
+            await asyncio.sleep(self._settings.save_every_s)
+            await self.save()
+
+    async def warm(self, popular: tuple[str, ...]) -> int:
+        """Bring these references near, the most popular first, as far as there is room. Return how many came."""
+        num_warmed = 0
+        for text in popular:
+            try:
+                if not await self._bring(TaskRef.parse(text)):
+                    break
+            except (StoreUnavailableError, EngineDeadError) as error:
+                log.warning("popular prompts are not brought near now", exc_info=error)
+                break
+            except (InvalidNameError, SoftmuxError) as error:  # deleted meanwhile, or fits no more
+                log.info("a prompt that was popular cannot be served", extra={"task": text, "reason": str(error)})
+                continue
+            num_warmed += 1
+        if num_warmed:
+            log.info("popular prompts were brought near", extra={"num_prompts": num_warmed})
+        return num_warmed
+
+    async def save(self) -> None:
+        """Write the counts; a disk that will not have them costs a warm start, and no more."""
+        if self._settings.file is not None:
+            try:
+                await asyncio.to_thread(_replace, self._settings.file, self._tasks.popularity.dump())
+            except OSError as error:
+                log.warning("popular prompts could not be written down", exc_info=error)
+
+    async def _bring(self, ref: TaskRef) -> bool:
+        for version in await self._tasks.versions_of(ref):
+            key = (ref.task, version)
+            if self._device_has_room:
+                await self._load(*key)
+            elif not await self._tasks.fetch(*key):
+                return False
+        return True
+
+    async def _load(self, task: TaskName, version: Version) -> None:
+        try:
+            await self._tasks.load(task, version)
+        except ResidencyFullError:
+            self._device_has_room = False
+            return
+        self._first = self._first or (task, version)
+        # What came first would be evicted first: less popular ones must not push it out.
+        self._device_has_room = self._tasks.is_resident(*self._first)
+
+
+def _replace(file: Path, raw: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_bytes(raw)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
