@@ -39,6 +39,7 @@ class BackboneSpec:
     max_abs_key: tuple[float, ...]  # per layer, as the backbone's own forward pass showed them
     max_abs_value: tuple[float, ...]
     pair: str | None = None  # how its tokenizer writes two texts, as a template of {first} and {second}
+    single: str | None = None  # how it writes one text, as a template of {text}
     num_decoder_layers: int | None = None  # None: no encoder-decoder; its decoder's heads are as the encoder's
     decoder_start_token_id: int | None = None  # what an encoder-decoder's decoder begins with
     decoder_first_token_id: int | None = None  # what the model's own generation always writes first (BART's <s>)

@@ -49,6 +49,11 @@ Pool = Literal["pooler", "text-pooler", "first", "cls", "last", "mean"]
 token; its first position, its first text token or its last position itself; the mean over its text tokens."""
 
 
+Tokenize = Literal["whole", "pieces", "spaced-pieces"]
+"""What of a template is tokenised as one string: all between two hard boundaries, every part apart, or every part apart
+with the space in front of a field as the field's (OpenPrompt)."""
+
+
 TokenTypes = Literal["pair", "zero"]
 SpecialTokens = Literal["tokenizer", "template"]
 """Whether the second text of a pair has type 1, as the tokenizer gives it, or 0 like all else (PEFT's question
@@ -163,7 +168,7 @@ class PublisherManifest(_Part):
 
     kind: HeadKind | None = None
     template: Annotated[str, Field(min_length=1, max_length=65_536)] | None = None
-    tokenize: Literal["whole", "pieces"] | None = None
+    tokenize: Tokenize | None = None
     max_length: Annotated[int, Field(ge=1)] | None = None
     truncate: str | None = None
     truncation_side: Literal["right", "left"] | None = None
@@ -207,7 +212,7 @@ class Manifest(_Part):
     num_decoder_virtual_tokens: Annotated[int, Field(ge=1)] | None = None  # of the decoder's; default as the former
     num_cross_virtual_tokens: Annotated[int, Field(ge=1)] | None = None  # of the cross prefix; default as the former
     template: str
-    tokenize: Literal["whole", "pieces"] = "whole"
+    tokenize: Tokenize = "whole"
     max_length: int | None = None
     truncate: str | None = None
     truncation_side: Literal["right", "left"] = "right"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 
@@ -13,7 +12,16 @@ from prompt_store.errors import CheckpointError
 from prompt_store.formats.checkpoint import Checkpoint
 from prompt_store.formats.heads import Reads
 from prompt_store.label_scoring import LabelScoring, LabelWords
-from prompt_store.manifest import HeadKind, Manifest, Method, ProblemType, PublisherManifest, SpecialTokens, TokenTypes
+from prompt_store.manifest import (
+    HeadKind,
+    Manifest,
+    Method,
+    ProblemType,
+    PublisherManifest,
+    SpecialTokens,
+    Tokenize,
+    TokenTypes,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,9 @@ class Parts:
     label_words: LabelWords | None = None
     label_scoring: LabelScoring | None = None
     template: str | None = None
-    tokenize: Literal["whole", "pieces"] | None = None
+    tokenize: Tokenize | None = None
+    max_length: int | None = None
+    truncate: str | None = None
     token_types: TokenTypes | None = None
     special_tokens: SpecialTokens | None = None
     text_position_offset: int | None = None  # of the first text token behind a KV prefix; None: their number

@@ -7,7 +7,6 @@ through `new_lstm_head.*` (both ways) and `new_mlp_head.{0,2}`, or the MLP alone
 on GPT-2: `decoder_wte.weight`, `decoder_control_trans.*` (early: without `decoder_`), as in `prefix_tuning`; on T5 for
 the decoder's own attention, and without `decoder_` for the encoder's: either may be missing. Text behind a prefix
 stands at n, also in T5's relative positions. What T5 writes begins with `<extra_id_0>`, where label words are read.
-`config` is what the file does not hold: `{"freeze_plm": true, "template": {"soft_token_ids": [1, 2, 1]}, "verbalizer":
 `config` is the run's `config.yaml`, or what the file does not hold: `{"freeze_plm": true, "template": {"text": "..",
 "soft_token_ids": [1, 2, 1]}, "verbalizer": {"classes": ["neg", "pos"], "label_words": [["bad"], ["good"]]}}`.
 Pieces are tokenised one by one; the tokenizer's special tokens stand around them all, yet behind `soft_embeds`.
@@ -17,7 +16,7 @@ Source: thunlp/OpenPrompt, `openprompt/prompts/*_template.py`, `ptuning_prompts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -27,7 +26,9 @@ from prompt_store.encoders import run_mlp, run_prompt_encoder
 from prompt_store.errors import ManifestError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons, shorten
 from prompt_store.formats.family import Family, Parts
-from prompt_store.formats.openprompt_config import dig, section
+from prompt_store.formats.openprompt_config import dig, section, template_text
+from prompt_store.formats.openprompt_template import Place, Written, write_template
+from prompt_store.formats.openprompt_text import Piece, pieces_of
 from prompt_store.formats.openprompt_verbalizer import read_verbalizer
 from prompt_store.formats.prefix_layout import Site, prefix_for
 from prompt_store.formats.table import below, read_table
@@ -52,6 +53,7 @@ class _Prompt:
     tensors: _Tensors
     method: Method
     num_virtual_tokens: int  # of an encoder-decoder's encoder, if it has a prompt
+    written: Written | None = None  # the template's own text in our words
 
 
 _NOTHING = _Prompt({}, Method.NONE, 0)
@@ -65,6 +67,13 @@ class _Context:
     publisher: PublisherManifest
     spec: BackboneSpec
     reasons: Reasons
+    pieces: tuple[Piece, ...] | None = None  # of the template's text, if the config has it and the publisher none
+
+    def write(self, place: Place, num_rows: int) -> Written | None:
+        """Return the template's text in our words, for a file of `num_rows` rows; None where there is no text."""
+        if self.pieces is None:
+            return None
+        return write_template(self.pieces, place, num_rows, (self.spec, self.config, self.reasons))
 
 
 def claim(checkpoint: Checkpoint) -> str | None:
@@ -76,8 +85,10 @@ def claim(checkpoint: Checkpoint) -> str | None:
 
 def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: BackboneSpec) -> Parts:
     """Take the template's rows, or bake them, and the verbalizer's words. Raises CheckpointError with every reason."""
-    context = _Context(checkpoint.config or {}, publisher, spec, Reasons())
-    reasons = context.reasons
+    config, reasons = checkpoint.config or {}, Reasons()
+    text = template_text(config) if publisher.template is None else None
+    pieces = pieces_of(text, reasons) if text is not None else None
+    context = _Context(config, publisher, spec, reasons, pieces)
     tensors = {name.removeprefix(_RUN): tensor for name, tensor in checkpoint.tensors.items()}
     verbalizer, num_plm = below(_VERBALIZER, tensors), sum(name.startswith(_PLM) for name in tensors)
     rest = {n.removeprefix(_TEMPLATE): t for n, t in tensors.items() if not n.startswith((_VERBALIZER, _PLM))}
@@ -93,8 +104,10 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     is_trained = _is_backbone_trained(context)
     is_answered = bool(said.words or verbalizer or publisher.label_words)
     # A head beside a template that was text alone is a task of its own; words beside one are not a checkpoint.
-    prompt = _NOTHING if said.head and not rest.keys() - _IGNORED else _template(rest, context)
+    is_head_alone = said.head and not rest.keys() - _IGNORED
+    prompt = replace(_NOTHING, written=context.write("none", 0)) if is_head_alone else _template(rest, context)
     reasons.check()
+    written = prompt.written
     kinds = (HeadKind.SEQUENCE_CLASSIFICATION,) if said.head else (HeadKind.LABEL_WORDS,) if is_answered else ()
     return Parts(
         {**prompt.tensors, **said.head},
@@ -104,12 +117,15 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
         labels=said.labels,
         label_words=said.words,
         label_scoring=said.scoring,
-        tokenize="pieces",
+        template=written.template if written else None,
+        max_length=written.max_length if written else None,
+        truncate=written.truncate if written else None,
+        tokenize="spaced-pieces" if written else "pieces",
         token_types="zero",
         decoder_text=_SENTINEL if spec.is_encoder_decoder else None,
         reads={HeadKind.SEQUENCE_CLASSIFICATION: "last" if spec.is_causal else "mask"},
         backbone_trained=is_trained,
-        checks=(*_plm_remarks(num_plm), *said.checks, *(() if publisher.template is not None else (_TEXT,))),
+        checks=(*_plm_remarks(num_plm), *said.checks, *(() if written or publisher.template is not None else (_TEXT,))),
     )
 
 
@@ -158,7 +174,7 @@ def _template(tensors: _Tensors, context: _Context) -> _Prompt:
 def _soft(tensors: _Tensors, context: _Context) -> _Prompt:
     _expect_only(tensors, (_SOFT,), context.reasons)
     rows = read_table(tensors, _SOFT, context.spec, context.reasons)
-    return _Prompt({EMBEDS: rows}, Method.PROMPT_TUNING, len(rows))
+    return _Prompt({EMBEDS: rows}, Method.PROMPT_TUNING, len(rows), context.write("front", len(rows)))
 
 
 def _mixed(tensors: _Tensors, context: _Context) -> _Prompt:
@@ -166,6 +182,10 @@ def _mixed(tensors: _Tensors, context: _Context) -> _Prompt:
     _expect_only(tensors, (_MIXED,), reasons)
     table = read_table(tensors, _MIXED, context.spec, reasons)
     last = len(table) - 1  # row 0 stands for text
+    if context.pieces is not None:
+        written = context.write("pieces", last)
+        rows = [row + 1 for row in written.rows] if written is not None else []
+        return _Prompt({EMBEDS: table[rows]}, Method.PROMPT_TUNING, len(rows), written)
     said = dig(section(context.config, "template"), "soft_token_ids")
     ids = [soft for soft in said if soft != 0] if isinstance(said, list) else list(range(1, last + 1))
     if not reasons.expect(
@@ -189,9 +209,10 @@ def _ptuning(tensors: _Tensors, context: _Context) -> _Prompt:
     _expect_only(tensors, (_PTUNING, lstm, mlp), context.reasons)
     table = read_table(tensors, _PTUNING, context.spec, context.reasons)
     _expect_placed(len(table), context)
+    written = context.write("separate", len(table))
     context.reasons.check()
     rows = run_prompt_encoder(table, below(lstm, tensors), below(mlp, tensors))
-    return _Prompt({EMBEDS: rows}, Method.P_TUNING, len(rows))
+    return _Prompt({EMBEDS: rows}, Method.P_TUNING, len(rows), written)
 
 
 def _prefix(tensors: _Tensors, context: _Context) -> _Prompt:
@@ -205,7 +226,7 @@ def _prefix(tensors: _Tensors, context: _Context) -> _Prompt:
         f"{spec.model_type} with none",
     )
     reasons.expect(spec.is_causal, f"PrefixTuningTemplate is for decoders; backbone {spec.name} is a {spec.model_type}")
-    return _prefix_of(own or tensors, "", context)
+    return replace(_prefix_of(own or tensors, "", context), written=context.write("none", 0))
 
 
 def _both(decoder: _Tensors, encoder: _Tensors, context: _Context) -> _Prompt:
@@ -231,9 +252,10 @@ def _expect_only(tensors: _Tensors, known: tuple[str, ...], reasons: Reasons) ->
 
 def _expect_placed(rows: int, context: _Context) -> None:
     context.reasons.expect(
-        context.publisher.template is not None,
+        context.publisher.template is not None or context.pieces is not None,
         f"nobody says where the {rows} virtual tokens stand: OpenPrompt keeps its template's text outside the file; "
-        "say template in the manifest, for example '<cls>{text_a}<soft:2><mask>.<sep>'",
+        "give it with --openprompt-template, or say template in the manifest, for example "
+        "'<cls>{text_a}<soft:2><mask>.<sep>'",
     )
 
 

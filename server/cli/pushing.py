@@ -30,12 +30,13 @@ class Push:
     destination: Destination
     rows: Rows | None = None
     config: Path | None = None
+    openprompt_template: str | None = None  # the text of a run's template, which no file of it may hold
     is_quiet: bool = False
 
 
 def push_all(client: Client, path: Path | None, said: dict[str, Any], push: Push) -> list[dict[str, Any]]:
     """Publish and return the reports. Raises CliError, typer.BadParameter."""
-    found = _look(path, push.config) if path is not None else None
+    found = _look(path, push) if path is not None else None
     _refuse_nonsense(found, said, push)
     if push.destination.base_version is not None:
         push = replace(push, destination=_with_whole_digest(client, push.destination))
@@ -54,10 +55,13 @@ def push_all(client: Client, path: Path | None, said: dict[str, Any], push: Push
     return reports
 
 
-def _look(path: Path, config: Path | None) -> Found:
+def _look(path: Path, push: Push) -> Found:
     from server.cli.checkpoints.found import look
+    from server.cli.checkpoints.openprompt import with_template_text
 
-    found = look(path, config)
+    found = look(path, push.config)
+    if push.openprompt_template is not None:
+        found = with_template_text(found, push.openprompt_template)
     for remark in found.notes:
         note(remark)
     return found
@@ -77,8 +81,10 @@ def _refuse_nonsense(found: Found | None, said: dict[str, Any], push: Push) -> N
 
 def _refuse_nothing(said: dict[str, Any], push: Push) -> None:
     """Without a checkpoint the manifest must say enough: of a base version what changes, else what is answered."""
-    if push.rows is not None or push.config is not None:
-        raise typer.BadParameter("--task-ids and --config are for a checkpoint: name it", param_hint="DIR_OR_FILE")
+    if push.rows is not None or push.config is not None or push.openprompt_template is not None:
+        raise typer.BadParameter(
+            "--task-ids, --config and --openprompt-template are for a checkpoint: name it", param_hint="DIR_OR_FILE"
+        )
     if push.destination.base_version is None and not (said.get("kind") or said.get("label_words")):
         raise typer.BadParameter(
             "name the checkpoint's folder or file; a task on the bare backbone needs none, but --kind or --label-words",

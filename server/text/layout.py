@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from prompt_store.manifest import Tokenize
 from prompt_store.template import Field, Literal, Part, Soft, Special, SpecialName
 from server.text.filled import Run
 from server.text.rules import FillRules
@@ -63,7 +64,7 @@ def lay_out(rules: FillRules, tokenizer: TextTokenizer) -> Layout:
         tuple(part for part in template.parts if not isinstance(part, Soft)) if rules.place == "kv" else template.parts
     )
     is_whole = rules.tokenize == "whole"
-    items = [_item(group, tokenizer) for group in _groups(parts, is_whole)]
+    items = [_item(group, tokenizer) for group in _groups(parts, rules.tokenize)]
     if not template.has_special and rules.special_tokens == "tokenizer":
         num_leading = next(i for i, item in enumerate(items) if isinstance(item, Stretch) or item.num_text_tokens)
         items = [*items[:num_leading], Fixed(tokenizer.before), *items[num_leading:], Fixed(tokenizer.after)]
@@ -73,13 +74,30 @@ def lay_out(rules: FillRules, tokenizer: TextTokenizer) -> Layout:
     return tuple(_fixed(item, tokenizer) for item in items)
 
 
-def _groups(parts: Iterable[Part], is_whole: bool) -> Iterator[tuple[Part, ...]]:
+def _groups(parts: Iterable[Part], tokenize: Tokenize) -> Iterator[tuple[Part, ...]]:
     """Split at the hard boundaries; apart from those, in pieces mode, at every part."""
     for is_text, run in groupby(parts, key=lambda part: isinstance(part, Literal | Field)):
-        if is_text and is_whole:
+        if is_text and tokenize == "whole":
             yield tuple(run)
+        elif is_text and tokenize == "spaced-pieces":
+            yield from _spaced(tuple(run))
         else:
             yield from ((part,) for part in run)
+
+
+def _spaced(run: Sequence[Part]) -> Iterator[tuple[Part, ...]]:
+    """Split at every part, and leave the space in front of a field with the field."""
+    space: tuple[Part, ...] = ()
+    for part, following in zip(run, (*run[1:], None), strict=True):
+        if not isinstance(part, Literal):
+            yield (*space, part)
+            space = ()
+            continue
+        is_spaced = isinstance(following, Field) and part.text.endswith(" ")
+        text = part.text[:-1] if is_spaced else part.text
+        space = (Literal(" "),) if is_spaced else ()
+        if text:
+            yield (Literal(text),)
 
 
 def _item(group: tuple[Part, ...], tokenizer: TextTokenizer) -> Fixed | Stretch:

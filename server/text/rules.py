@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from prompt_store.backbone_spec import PromptPlace
-from prompt_store.manifest import HeadKind, Manifest
+from prompt_store.manifest import HeadKind, Manifest, Tokenize
 from prompt_store.template import CONTEXT, Field, Template, parse_template
 
 WINDOW_LENGTH = 384  # of a question-answering task that names no max_length, as in transformers
@@ -22,7 +22,7 @@ class FillRules:
     max_length: int | None = None
     truncate: str | None = None  # None: the only field, if it stands in the template once
     truncation_side: Literal["right", "left"] = "right"
-    tokenize: Literal["whole", "pieces"] = "whole"
+    tokenize: Tokenize = "whole"
     vocab_size: int | None = None  # of the backbone; None: the tokenizer's
     token_types: Literal["pair", "zero"] = "pair"
     special_tokens: Literal["tokenizer", "template"] = "tokenizer"  # who adds them where the template writes none

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import torch
 from engine_cases import backbone_directory
-from openprompt_cases import PtuningTemplate, verbalized
+from openprompt_cases import PtuningTemplate
 from peft_cases import tiny_config
 from prefix_cases import Feeding, LiAndLiang, NemoEncoder, TrainableCache, live_logits
 from ptuning_cases import saved
@@ -19,6 +19,7 @@ from real_wire import served
 from safetensors.torch import save
 from tiny_tokenizers import gpt2_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from verbalizer_cases import ManualVerbalizer
 
 from prompt_store.formats.flatten import flatten
 
@@ -60,7 +61,13 @@ def scores(client: httpx.Client, task: str, field: str) -> dict[str, float]:
 
 def live_scores(logits: torch.Tensor) -> dict[str, float]:
     words = [gpt2_tokenizer()(word)["input_ids"] for ones in WORDS.values() for word in ones]
-    return dict(zip(WORDS, verbalized(logits, words).tolist(), strict=True))
+    return dict(
+        zip(
+            WORDS,
+            ManualVerbalizer([[[one] for one in ones] for ones in words]).probabilities(logits).tolist(),
+            strict=True,
+        )
+    )
 
 
 def ids(*texts: str) -> list[int]:
@@ -122,6 +129,23 @@ def test_openprompts_pieces_and_words(client: httpx.Client, model: PreTrainedMod
     row: Sequence[int] = [-1, *ids(TEXT), -2, -3, *ids(" It was")]
     live = template.logits(model, row, len(row) - 1)
     assert scores(client, "openprompt", "text_a") == pytest.approx(live_scores(live), abs=1e-5)
+
+
+def test_openprompts_own_template_and_token_ids(client: httpx.Client, model: PreTrainedModel) -> None:
+    template = PtuningTemplate(model.get_input_embeddings(), 3, is_lstm=False)
+    words = ManualVerbalizer([[ids(" good"), ids(" bad film")], [ids(" bad")]], "mean")
+    loaded = {"state_dict": {"template": template.state_dict(), "verbalizer": words.state_dict()}}
+    config = {
+        "freeze_plm": True,
+        "template": '{"soft"} {"placeholder": "text_a"} {"soft": None, "duplicate": 2} It was {"mask"}.',
+        "verbalizer": {"classes": list(WORDS), "multi_token_handler": "mean"},
+    }
+    published = push(client, "own-text", loaded, config)
+    assert published.status_code == 201, published.text
+    row: Sequence[int] = [-1, *ids(f" {TEXT}"), -2, -3, *ids(" It was")]
+    live = words.probabilities(template.logits(model, row, len(row) - 1))
+    expected = dict(zip(WORDS, live.tolist(), strict=True))
+    assert scores(client, "own-text", "text_a") == pytest.approx(expected, abs=1e-5)
 
 
 def test_prompts_of_other_backbones_are_refused_by_name(client: httpx.Client) -> None:

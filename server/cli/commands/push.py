@@ -38,6 +38,10 @@ ManifestFile = Annotated[Path | None, typer.Option(metavar="FILE", help="A manif
 Config = Annotated[
     Path | None, typer.Option(metavar="FILE", help="The checkpoint's own JSON or YAML, if it is not beside it.")
 ]
+OpenPromptTemplate = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help='The text of a run of OpenPrompt, e.g. \'{"placeholder": "text_a"} ..\'.'),
+]
 TaskIds = Annotated[str | None, typer.Option(metavar="all|0,2", help="Rows of a multitask prompt: to TASK-0, TASK-2.")]
 MovedAlias = Annotated[str, typer.Option(help="The alias to move; '' moves none.")]
 BaseVersion = Annotated[
@@ -59,6 +63,7 @@ def push(
     pairs: Pairs = None,
     manifest: ManifestFile = None,
     config: Config = None,
+    openprompt_template: OpenPromptTemplate = None,
     task_ids: TaskIds = None,
     alias: MovedAlias = "live",
     base_version: BaseVersion = None,
@@ -85,7 +90,7 @@ def push(
     rows = parse_task_ids(task_ids)
     destination = Destination(task, alias, force, dry_run, base_version)
     with Client(url, key) as client:
-        reports = push_all(client, path, said, Push(destination, rows, config, is_quiet=as_json))
+        reports = push_all(client, path, said, Push(destination, rows, config, openprompt_template, is_quiet=as_json))
     show(reports if rows is not None else reports[0], as_json, lambda _: _draw(reports, task))
 
 

@@ -17,7 +17,7 @@ from server.engine.backbone.backbone import Backbone
 from server.engine.backbone.gates import is_relative
 from server.engine.backbone.loading import BackboneParts
 from server.engine.backbone.magnitudes import magnitudes_of
-from server.engine.backbone.pair import pair_template
+from server.engine.backbone.pair import pair_template, single_template
 
 FINGERPRINT_FILE = "softmux-fingerprint.json"
 
@@ -62,6 +62,7 @@ def describe(backbone: Backbone, directory: Path, refusals: dict[PromptPlace, st
         lm_head=_lm_head(backbone),
         mask_token_id=tokenizer.mask_token_id if tokenizer else None,
         pair=pair_template(tokenizer),
+        single=single_template(tokenizer),
         dtype=str(backbone.dtype).removeprefix("torch."),  # type: ignore[arg-type]
         max_abs_embedding=float(parts.base.get_input_embeddings().weight.abs().max()),
         max_abs_key=shown.keys,

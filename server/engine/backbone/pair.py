@@ -1,4 +1,4 @@
-"""How the backbone's tokenizer writes a pair of texts, as a template. Nothing is guessed: what has no name is None."""
+"""How the backbone's tokenizer writes one text or two, as a template. Nothing is guessed: what has no name is None."""
 
 from __future__ import annotations
 
@@ -28,6 +28,20 @@ def pair_template(tokenizer: PreTrainedTokenizerBase | None) -> str | None:
     if before is None or not between or after is None:
         return None
     return str(Template((*before, Field("first"), *between, Field("second"), *after)))
+
+
+def single_template(tokenizer: PreTrainedTokenizerBase | None) -> str | None:
+    """Return e.g. `<cls>{text}<sep>`, or `{text}` alone; None where something around it has no name."""
+    if tokenizer is None or not tokenizer.is_fast:
+        return None
+    encoded = tokenizer(_PROBE)
+    owners = encoded.sequence_ids(0)
+    if 0 not in owners:
+        return None
+    first, after = owners.index(0), len(owners) - owners[::-1].index(0)
+    ids = encoded["input_ids"]
+    before, behind = _named(tokenizer, ids[:first]), _named(tokenizer, ids[after:])
+    return None if before is None or behind is None else str(Template((*before, Field("text"), *behind)))
 
 
 def _named(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[Part, ...] | None:

@@ -246,3 +246,27 @@ class TestSaying:
 
         assert ended.code == 1
         assert "hint: pool is said with --set pool=.." in ended.err
+
+
+class TestOpenPrompt:
+    TEXT = '{"soft"} {"placeholder": "text_a"} It was {"mask"}.'
+
+    def test_the_text_of_its_template_travels_in_the_config(self, stub: Stub, softmux: Softmux, tmp_path: Path) -> None:
+        run = {"template": {"soft_embeds": torch.ones(N, WIDTH)}, "plm": {"wte.weight": torch.ones(9, WIDTH)}}
+        run["verbalizer"] = {"label_words_ids": torch.ones(2, 1, 1, dtype=torch.int64)}
+        torch.save({"state_dict": run, "validation_metric": 0.9}, tmp_path / "best.ckpt")
+        write_json(tmp_path / "run.json", freeze_plm=True, template="soft_template", soft_template={"num_tokens": N})
+
+        config = ("--config", str(tmp_path / "run.json"), "--openprompt-template", self.TEXT)
+        ended = pushed(softmux, tmp_path / "best.ckpt", *config)
+
+        assert ended.code == 0, ended.err
+        sent = Sent(stub)
+        assert sent.config["template"] == {"num_tokens": N, "text": self.TEXT}
+        assert sent.tensors.keys() == {"template.soft_embeds", "verbalizer.label_words_ids"}
+
+    def test_the_option_is_for_its_runs_alone(self, softmux: Softmux, tmp_path: Path) -> None:
+        save_file({"embeds": torch.ones(N, WIDTH)}, tmp_path / "rows.safetensors")
+        rows = str(tmp_path / "rows.safetensors")
+        ended = softmux("push", rows, "--task", "t", "--openprompt-template", self.TEXT)
+        assert (ended.code, "is for runs of OpenPrompt" in ended.err) == (2, True)
