@@ -21,6 +21,7 @@ from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import CheckpointError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
 from prompt_store.formats.family import Family, Parts
+from prompt_store.formats.peft_bloom import bloom_remarks, older_layers
 from prompt_store.formats.peft_config import PREFIXES, PeftFields, read_fields
 from prompt_store.formats.peft_modules import saved_modules
 from prompt_store.formats.peft_seq2seq import expect_asked, expect_place, placed, remarks
@@ -81,7 +82,11 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
         fields.num_virtual_tokens,
         fields.kinds,
         token_types="zero" if fields.kinds[:1] in _WITHOUT_TYPES else None,
-        checks=(*_remarks(fields, spec), *remarks(fields, publisher, spec)),
+        checks=(
+            *_remarks(fields, spec),
+            *remarks(fields, publisher, spec),
+            *bloom_remarks(fields, publisher, spec.model_type),
+        ),
     )
 
 
@@ -109,6 +114,8 @@ def _bake_prefix(tensors: Mapping[str, torch.Tensor], fields: PeftFields, contex
     )
     if not fits:
         return {}
+    if context.publisher.peft_layer_order == "older":
+        return older_layers(prompt, layers, heads)
     return per_layer(prompt, layers, heads)
 
 

@@ -14,6 +14,7 @@ import torch
 from prompt_store.artifact import DECODER_EMBEDS, DECODER_KV_KEY, DECODER_KV_VALUE, EMBEDS, KV_KEY
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats.checkpoint import Reasons
+from prompt_store.formats.peft_bloom import MODEL_TYPE as BLOOM
 from prompt_store.formats.peft_config import PREFIXES, PeftFields
 from prompt_store.formats.prefix_layout import num_layers
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
@@ -69,10 +70,14 @@ def placed(
 def expect_asked(fields: PeftFields, publisher: PublisherManifest, spec: BackboneSpec, reasons: Reasons) -> None:
     """Note what the publisher says that means nothing for this method or backbone."""
     is_prefix = fields.method in PREFIXES
+    order = publisher.peft_layer_order
+    orders = (
+        {"peft", "straight"} if spec.is_encoder_decoder else {"peft", "older"} if spec.model_type == BLOOM else set()
+    )
     reasons.expect(
-        publisher.peft_layer_order is None or (is_prefix and spec.is_encoder_decoder),
-        f"peft_layer_order is for PEFT's prefixes of an encoder-decoder; this is {fields.method} for a "
-        f"{spec.model_type}",
+        order is None or (is_prefix and order in orders),
+        f"peft_layer_order is for PEFT's prefixes of an encoder-decoder (peft, straight) and of a BLOOM (peft, older); "
+        f"this is {fields.method} for a {spec.model_type}, and {order!r} was said",
     )
     reasons.expect(
         publisher.peft_decoder is None or (not is_prefix and spec.is_encoder_decoder),
