@@ -35,6 +35,7 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
     AutoModelForTokenClassification,
     PretrainedConfig,
     PreTrainedModel,
@@ -74,7 +75,8 @@ def tiny_model(arch: str, task: str) -> tuple[PreTrainedModel, PretrainedConfig]
     config = tiny_config(arch)
     if task == "QUESTION_ANS":
         config.num_labels = 2  # start and end
-    model = _seeded(_AUTO[task], config, seed=11)
+    is_encoder = arch in SEQ2SEQ and task == "FEATURE_EXTRACTION"
+    model = _seeded(AutoModelForTextEncoding if is_encoder else _AUTO[task], config, seed=11)
     if task != "BACKBONE":
         backbone = _seeded(AutoModel, tiny_config(arch), seed=7)
         model.base_model.load_state_dict(backbone.state_dict(), strict=False)

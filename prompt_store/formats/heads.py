@@ -38,7 +38,8 @@ _LM_GELU = {  # whatever their config says; elsewhere an LM head's layers are of
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "roberta-prelayernorm", "mpnet"),
 }
 _PRE_ACTIVATION = {"distilbert": "relu"}  # pre_classifier, activation, classifier over the first position
-_PLAIN_TOKENS = _POOLED | _OWN_POOLED | _DENSE_ACTIVATION.keys() | _PRE_ACTIVATION.keys()
+_ON_ENCODERS = frozenset({"t5", "mt5", "umt5"})  # one Linear over what the encoder gives
+_PLAIN_TOKENS = _POOLED | _OWN_POOLED | _DENSE_ACTIVATION.keys() | _PRE_ACTIVATION.keys() | _ON_ENCODERS
 _LAYERS: dict[HeadForm, str] = {
     "dense-linear": "dense and out_proj",
     "dense-norm-linear": "dense, norm and out_proj",

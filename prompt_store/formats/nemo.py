@@ -41,7 +41,16 @@ def claim(checkpoint: Checkpoint) -> str | None:
 def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: BackboneSpec) -> Parts:
     """Take one task's rows, running the encoder if they were never stored. Raises CheckpointError with every reason."""
     reasons, tensors, config = Reasons(), checkpoint.tensors, checkpoint.config or {}
-    reasons.expect(spec.is_causal, f"made for Megatron GPT; backbone {spec.name} is a {spec.model_type}")
+    reasons.expect(
+        not spec.is_encoder_decoder,
+        f"NeMo's prompts of a T5 are made for Megatron's, which transformers has no class for; backbone {spec.name} is "
+        f"a {spec.model_type}. If yours began as transformers' T5, send the table's rows as `embeds`, with a template "
+        "and a decoder_text",
+    )
+    reasons.expect(
+        spec.is_causal or spec.is_encoder_decoder,
+        f"made for Megatron GPT; backbone {spec.name} is a {spec.model_type}",
+    )
     tables = {found[1]: name for name in sorted(tensors) if (found := _TABLE.fullmatch(name))}
     strangers = [name for name in sorted(tensors) if name not in tables.values() and not _is_encoder(name)]
     reasons.expect(not strangers, f"the file has more than a prompt: {shorten(strangers)}")
@@ -116,4 +125,5 @@ FAMILY = Family(
     "NeMo: prompt_table.prompt_table.<task>.prompt_embeddings.weight, with model_config.yaml as `config`",
     claim,
     convert,
+    takes_encoder_decoders=True,
 )

@@ -34,6 +34,11 @@ class Case:
     reading: Reading | None = None
     leading: tuple[None, ...] | None = None  # None: all virtual tokens
     answer: Callable[[torch.Tensor], torch.Tensor] | None = None  # from what was read to what `live` gives
+    written: Callable[[Ids, Ids], torch.Tensor] | None = None  # of an encoder-decoder: the same, behind written text
+
+    def behind(self, ids: Ids, written: Ids) -> torch.Tensor:
+        """Return the training code's answer behind what was written."""
+        return self.live((*ids, *written)) if self.written is None else self.written(ids, written)
 
 
 def max_error(errors: Iterable[float]) -> float:

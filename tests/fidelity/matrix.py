@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine_cases import SETTINGS, Counted, backbone_directory
-from tiny_archs import ARCHS, DECODERS
+from tiny_archs import ARCHS, DECODERS, SEQ2SEQ
 
 from fidelity.case import Case, Cell
 from fidelity.measuring import measure
@@ -15,6 +15,7 @@ from fidelity.peft_family import peft_cases
 from fidelity.prompt_families import feeding_families, openprompt_templates
 from fidelity.ptuning_families import ptuning_v1, ptuning_v2
 from fidelity.refusals import refusals
+from fidelity.seq2seq_families import seq2seq_families
 from fidelity.verbalizers import openprompt_verbalizers
 from prompt_store.backbone_spec import BackboneSpec
 from server.engine.engine import Engine
@@ -50,6 +51,10 @@ def build(
 def cases(arch: str, backbone: Path, room: Path, spec: BackboneSpec) -> Iterator[Case]:
     """Yield every case of an architecture that the engine takes."""
     yield from peft_cases(arch, room)
+    if arch in SEQ2SEQ:
+        yield from seq2seq_families(arch, backbone, room)
+        yield from refusals(arch)
+        return
     yield from openprompt_templates(arch, backbone)
     yield from openprompt_verbalizers(arch, backbone, spec)
     yield from ptuning_v2(arch)

@@ -134,11 +134,12 @@ def _written_error(text: Text, tokens: Sequence[Token]) -> float:
     """Compare the log-probabilities of each step; a token that is not the best is off by what it lacks."""
     if len(tokens) != NUM_NEW:
         return math.inf
-    errors, ids = [], list(text.ids)
+    errors: list[float] = []
+    written: list[int] = []
     for token in tokens:
-        logits = text.case.live(tuple(ids))
+        logits = text.case.behind(tuple(text.ids), tuple(written))
         logprobs = logits.log_softmax(-1)
         errors.append(float(logits.max() - logits[token.token_id]))
         errors += [abs(logprob - float(logprobs[one])) for one, logprob in token.top_logprobs.items()]
-        ids.append(token.token_id)
+        written.append(token.token_id)
     return max_error(errors) / text.scale

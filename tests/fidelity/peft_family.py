@@ -52,7 +52,7 @@ class _Adapter:
                 self.arch, self.peft_type, self.task_type, target, **_said(self.arch, self.peft_type, self.task_type)
             )
         except FAILURES as error:
-            raise NoReferenceError(_remark(error)) from error
+            raise NoReferenceError(remark(error)) from error
 
     @cached_property
     def model(self) -> PeftModel:
@@ -80,7 +80,7 @@ class _Adapter:
         try:
             return self._forward(torch.tensor([list(ids)]))
         except FAILURES as error:
-            raise NoReferenceError(_remark(error)) from error
+            raise NoReferenceError(remark(error)) from error
 
     def next_token(self, ids: Ids) -> torch.Tensor:
         return self.live(ids)[-1]
@@ -106,20 +106,20 @@ def peft_cases(arch: str, room: Path) -> Iterator[Case]:
         for task_type, head in HEADS.items():
             if peft_type not in VARIANTS or task_type == "SEQ_CLS":
                 adapter = _Adapter(arch, peft_type, task_type, room)
-                yield Case(_family(peft_type), head, adapter.artifact, adapter.live, _variant(peft_type))
+                yield Case(family_of(peft_type), head, adapter.artifact, adapter.live, variant_of(peft_type))
     for peft_type in (*PEFT_TYPES, "CPT") if arch in DECODERS else ():
         if peft_type not in VARIANTS:
             adapter = _Adapter(arch, peft_type, "CAUSAL_LM", room)
-            yield Case(_family(peft_type), TEXT, adapter.artifact, adapter.next_token)
+            yield Case(family_of(peft_type), TEXT, adapter.artifact, adapter.next_token)
             words = (adapter.label_words, adapter.next_token)
-            yield Case(_family(peft_type), "label words", *words, reading=EVERY_COLUMN)
+            yield Case(family_of(peft_type), "label words", *words, reading=EVERY_COLUMN)
 
 
-def _family(peft_type: str) -> str:
+def family_of(peft_type: str) -> str:
     return f"PEFT {peft_type.partition('+')[0]}"
 
 
-def _variant(peft_type: str) -> str:
+def variant_of(peft_type: str) -> str:
     return peft_type.partition("+")[2]
 
 
@@ -147,7 +147,7 @@ def _said(arch: str, peft_type: str, task_type: str) -> dict[str, Any]:
     return {}
 
 
-def _remark(error: Exception) -> str:
+def remark(error: Exception) -> str:
     said = " ".join(str(error).split())
     if said.startswith("Unrecognized configuration class"):
         return "transformers has no class with this head for this architecture"

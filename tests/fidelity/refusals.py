@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from engine_cases import EVERY_COLUMN
 from feeding_cases import CHATGLM
-from peft_cases import tiny_config
 from prefix_cases import ChatGLMPrefix, N
 from ptuning_cases import FewShotEncoder, PrefixModel, saved
+from tiny_archs import SEQ2SEQ, tiny_config
 
 from fidelity.case import Case, Ids
 from prompt_store.formats import Checkpoint, convert
@@ -28,6 +28,8 @@ def refusals(arch: str) -> Iterator[Case]:
         yield from map(_case, _on_decoders(arch))
     if arch == "bert":
         yield from map(_case, _on_encoders())
+    if arch in SEQ2SEQ:
+        yield from map(_case, _on_two_stacks(arch))
     if arch in (*DECODING, "bert"):
         yield from map(_case, _anywhere())
 
@@ -73,6 +75,36 @@ def _on_decoders(arch: str) -> Iterator[Told]:
         yield "ChatGLM P-Tuning v2", WORDS, build(tiny_config(arch))[1], words
     model = PrefixModel("bert", HeadKind.SEQUENCE_CLASSIFICATION)
     yield "P-Tuning v2 prefix of BERT", "sequence classification", model.checkpoint(is_whole=False), PublisherManifest()
+
+
+def _on_two_stacks(arch: str) -> Iterator[Told]:
+    words = PublisherManifest(label_words={"x": ("x",)})
+    peft = {"task_type": "SEQ_2_SEQ_LM", "num_virtual_tokens": N, "token_dim": WIDTH, "revision": None}
+    twice = {"prompt_embeddings": torch.cat([ROWS, ROWS])}
+    old = {**peft, "peft_type": "P_TUNING"}
+    del old["revision"]
+    yield "PEFT 0.3 P_TUNING, not said whose answer", WORDS, Checkpoint(twice, old), words
+    yield "PEFT CPT", WORDS, Checkpoint(twice, {**peft, "peft_type": "CPT"}), words
+    alone = {**peft, "peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM"}
+    yield "PEFT PROMPT_TUNING of a decoder", WORDS, Checkpoint({"prompt_embeddings": ROWS}, alone), words
+    broken = {"prompt_embeddings": twice["prompt_embeddings"] * float("nan")}
+    yield "PEFT PROMPT_TUNING with NaN", WORDS, Checkpoint(broken, {**peft, "peft_type": "PROMPT_TUNING"}), words
+    cartridge = {f"trainable_{what}.0": torch.ones(1, 4, N, 8) for what in ("keys", "values")}
+    yield "Cartridges", WORDS, Checkpoint(cartridge), words
+    yield (
+        "Prefix-Tuning originals of GPT-2",
+        WORDS,
+        Checkpoint({"wte.weight": ROWS, "control_trans.0.weight": ROWS}),
+        words,
+    )
+    nemo = {"prompt_table.prompt_table.squad.prompt_embeddings.weight": ROWS}
+    yield "NeMo of a T5", WORDS, Checkpoint(nemo), words
+    yield "P-Tuning v2 prefix", WORDS, Checkpoint({"prefix_encoder.embedding.weight": torch.ones(N, 192)}), words
+    if not arch.startswith("t5"):
+        soft = Checkpoint({"soft_embeds": ROWS}, {"freeze_plm": True})
+        yield "OpenPrompt of another model than T5", WORDS, soft, words
+    if arch in ("bart", "mbart"):
+        yield "T5X", WORDS, Checkpoint({"encoder.prompt.prompt.prompt": ROWS}), words
 
 
 def _on_encoders() -> Iterator[Told]:

@@ -12,15 +12,17 @@ import peft_cases
 import pytest
 import seq2seq_cases
 import torch
+from fidelity.refusals import refusals
 from safetensors.torch import load_file
 from seq2seq_cases import Fed, M
 from tiny_archs import SEQ2SEQ, tiny_config
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
-from prompt_store.errors import CheckpointError
+from prompt_store.errors import ArtifactError, CheckpointError
 from prompt_store.formats import Checkpoint, convert, read_config
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
+from prompt_store.validate import validate
 
 N = 5
 TASK_ID = 1
@@ -290,6 +292,31 @@ def test_tensors_of_ones_own_may_stand_in_every_place() -> None:
     assert "decoder_embeds and decoder_kv.* came together" in refusal(both)
     del tensors["cross_kv.value"]
     assert "a prefix is cross_kv.key and cross_kv.value" in refusal(Checkpoint(tensors))
+
+
+@pytest.mark.parametrize("arch", SEQ2SEQ)
+def test_files_that_no_encoder_decoder_takes_are_refused_by_name(arch: str) -> None:
+    spec = peft_cases.spec_of(arch)
+    served = []
+    for case in refusals(arch):
+        try:
+            validate(case.artifact(spec), spec)
+            served.append(case.family)
+        except ArtifactError:
+            pass
+    assert served == []
+
+
+def test_a_prompt_of_nemos_t5_is_told_what_to_send_in_its_place() -> None:
+    rows = {"prompt_table.prompt_table.squad.prompt_embeddings.weight": torch.ones(N, 32)}
+    assert "If yours began as transformers' T5, send the table's rows as `embeds`" in refusal(Checkpoint(rows))
+
+
+def test_a_token_head_of_a_t5_reads_its_encoder(tmp_path: Path) -> None:
+    peft_cases.save_peft("t5", "PROMPT_TUNING", "TOKEN_CLS", tmp_path, n=N)
+    found = artifact_of(reread(tmp_path))
+    assert found.manifest.head is not None
+    assert (found.places, found.manifest.head.reads) == (("embeds",), "tokens")
 
 
 def test_a_publishers_decoder_text_wins(tmp_path: Path) -> None:
