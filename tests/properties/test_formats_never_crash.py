@@ -15,6 +15,7 @@ from openprompt_cases import MixedTemplate, PrefixTuningTemplate, PtuningTemplat
 from peft_cases import spec_of, tiny_config
 from prefix_cases import ChatGLMPrefix, LiAndLiang, NemoEncoder, TrainableCache
 from ptuning_cases import saved
+from seq2seq_cases import BartPrefixTuning, T5PrefixTuningTemplate
 from torch import nn
 
 from prompt_store.artifact import Artifact
@@ -136,10 +137,15 @@ publishers = st.builds(
     prompt_task=st.sampled_from([None, None, None, "squad", "other"]),
     backbone_trained=st.sampled_from([None, None, False, True]),
     text_position_offset=st.none() | st.integers(0, 600),
+    decoder_position_offset=st.sampled_from([None, None, 0, 600]),
+    decoder_text=st.sampled_from([None, None, "<extra_id_0>"]),
+    peft_layer_order=st.sampled_from([None, None, "peft", "straight"]),
+    peft_decoder=st.sampled_from([None, None, "generate", "training"]),
 )
-specs = st.sampled_from([DECODER, ENCODER])
+headed_specs = st.sampled_from([DECODER, ENCODER])
+specs = headed_specs | st.just(spec_of("t5"))
 original_specs = st.sampled_from(
-    [DECODER, ENCODER, spec_of("gpt2"), replace(DECODER, model_type="chatglm"), replace(ENCODER, model_type="t5")]
+    [DECODER, ENCODER, spec_of("gpt2"), replace(DECODER, model_type="chatglm"), spec_of("t5"), spec_of("bart")]
 )
 _LAYOUT = {
     "taskname": "squad",
@@ -167,6 +173,9 @@ def _originals() -> dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]]:
         "openprompt-p-tuning": (PtuningTemplate(words, 4, is_lstm=True).state_dict(), frozen),
         "openprompt-prefix": (PrefixTuningTemplate(config).state_dict(), frozen),
         "tgis": ({"decoder": torch.ones(4, 32)}, {"verbalizer": "{{text}}"}),
+        "tgis-two": ({"encoder": torch.ones(4, 32), "decoder": torch.ones(3, 32)}, {"verbalizer": "{{text}}"}),
+        "prefix-bart": (BartPrefixTuning(tiny_config("bart")).state_dict(), {"preseqlen": 5}),
+        "openprompt-t5": (T5PrefixTuningTemplate(tiny_config("t5")).state_dict(), frozen),
         "t5x": ({"encoder.prompt.prompt.prompt": torch.ones(4, 32)}, {}),
         "chatglm": (saved(ChatGLMPrefix(tiny_config("llama-gqa"), True, True), "transformer.prefix_encoder."), {}),
     }
@@ -257,7 +266,7 @@ def test_mutated_raw_tensors(
 
 
 @QUICK
-@given(peft_fields, publishers, specs)
+@given(peft_fields, publishers, headed_specs)
 def test_building_on_a_base(changes: dict[str, Any], publisher: PublisherManifest, spec: BackboneSpec) -> None:
     fields = {"kind": HeadKind.SEQUENCE_CLASSIFICATION}
     base = convert(
