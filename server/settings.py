@@ -47,6 +47,9 @@ class EngineLimits(BaseModel):
     max_waiting_tokens: Count = 262_144
     kv_budget_bytes: Count = 2 << 30
     resident_budget_bytes: Count = 1 << 30
+    # Weights held in float32 for a bfloat16 backbone, where the CPU multiplies those faster.
+    wide_weight_bytes: Annotated[int, Field(ge=0)] = 512 << 20
+    share_prefix_from: Count = 256  # virtual tokens: longer prefixes are held once for a task, not once for each row
 
 
 class Residency(BaseModel):

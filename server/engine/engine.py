@@ -21,6 +21,7 @@ from prompt_store.refs import TaskName, Version
 from server.engine.admission import Admission, AdmissionLimits
 from server.engine.backbone.backbone import Backbone
 from server.engine.backbone.describe import describe
+from server.engine.backbone.linears import quicken, quicken_output
 from server.engine.backbone.loading import load_parts
 from server.engine.backbone.probe import probe
 from server.engine.bringing import Bringing, Brought
@@ -77,6 +78,9 @@ class Engine:
         settings = replace(settings, num_threads=settings.num_threads or torch.get_num_threads())
         torch.set_num_threads(1)  # see Worker.start
         parts = load_parts(directory, _dtype(settings), _device(settings))
+        left = settings.wide_weight_bytes
+        left -= quicken_output(parts.model, left) if parts.model is not None else 0
+        quicken(parts.base, left)
         report = probe(parts.config, type(parts.model or parts.base))
         backbone = Backbone(parts)
         return cls(backbone, describe(backbone, Path(directory), report.refusals), settings, observer)

@@ -24,4 +24,5 @@ class EngineSettings:
     max_wait_s: float = 2.0  # after so long a row is no longer overtaken
     kv_budget_bytes: int = 2048 * MIB
     resident_budget_bytes: int = 1024 * MIB
+    wide_weight_bytes: int = 512 * MIB  # more than the files, where a CPU multiplies bfloat16 slower than float32
     share_prefix_from: int = SHARED_FROM  # tokens: longer prefixes are held once for a task, not once for each row
