@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 from engine_cases import load_request, made_artifact, open_engine, random_ids, row_of
+from stack_cases import begins, decoder_row, prompted, three_prefixes
 
 from prompt_store.artifact import Artifact
+from prompt_store.backbone_spec import PromptPlace
 from prompt_store.errors import TrialError
 from prompt_store.manifest import HeadKind
-from server.engine.bringing import Bringing
+from server.engine.backbone.backbone import Backbone
+from server.engine.bringing import Bringing, Brought
 from server.engine.engine import Engine
-from server.engine.residency import Vectors
-from server.engine.rows import RunningRow
-from server.engine.step import RowResult, Stepper
+from server.engine.residency import PartKey, Sized
+from server.engine.step import Stepper
 from server.engine.trial import Trial
-
-HEADS = {"gpt2": "last", "bert": "first"}
-
-
-class Deaf(Stepper):
-    """A stepper on a backbone that takes keys and values without a word, and ignores them."""
-
-    def run(self, rows: Sequence[RunningRow]) -> list[RowResult]:
-        for row in rows:
-            row.vectors = Vectors(row.vectors.embeds, None)
-        return super().run(rows)
+from server.engine.types import LoadRequest
 
 
-@pytest.fixture(scope="module", params=HEADS)
+class Deaf(Bringing):
+    """A backbone that takes what stands at a place without a word, and ignores it."""
+
+    def __init__(self, backbone: Backbone, place: PromptPlace) -> None:
+        super().__init__(backbone)
+        self._place = place
+
+    def bring(self, request: LoadRequest, keys: dict[str, PartKey], known: dict[PartKey, Sized]) -> Brought:
+        names = request.artifact.names_at(self._place)
+        heard = {name: tensor for name, tensor in request.artifact.tensors.items() if name not in names}
+        return super().bring(replace(request, artifact=replace(request.artifact, tensors=heard)), keys, known)
+
+
+@pytest.fixture(scope="module", params=["gpt2", "bert"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return open_engine(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def attempt(engine: Engine, artifact: Artifact, stepper: Callable[..., Stepper] = Stepper) -> None:
+@pytest.fixture(scope="module", params=["t5", "bart"])
+def two_stacks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return open_engine(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def attempt(engine: Engine, artifact: Artifact, ignored: PromptPlace | None = None) -> None:
     request = load_request("tried", artifact)
-    bringing = Bringing(engine._backbone)
-    trial = Trial(bringing, stepper(engine._backbone), engine.spec)
+    bringing = Bringing(engine._backbone) if ignored is None else Deaf(engine._backbone, ignored)
+    trial = Trial(bringing, Stepper(engine._backbone), engine.spec)
     row = row_of(request, random_ids(6, 0))
+    if engine.spec.is_encoder_decoder:
+        row = decoder_row(request, random_ids(6, 0), begins(engine.spec))
     request = replace(request, leading=())  # compiled, virtual tokens would be keys and values themselves
     for _ in trial.passes(request, bringing.part_keys(request), row):
         pass
@@ -60,13 +71,22 @@ def test_a_prompt_that_is_seen_passes(engine: Engine, counts: tuple[int, int]) -
 
 def test_a_place_that_is_ignored_is_named(engine: Engine) -> None:
     with pytest.raises(TrialError, match=r"this soft prompt's kv gave the same answer: the backbone ignores it"):
-        attempt(engine, made(engine, num_prefix=4), Deaf)
+        attempt(engine, made(engine, num_prefix=4), "kv")
 
 
 def test_a_place_that_matters_hides_no_other(engine: Engine) -> None:
     """All of a prompt at once would have moved the answer by its virtual tokens alone."""
     with pytest.raises(TrialError, match="this soft prompt's kv gave"):
-        attempt(engine, made(engine, num_soft=3, num_prefix=4), Deaf)
+        attempt(engine, made(engine, num_soft=3, num_prefix=4), "kv")
+
+
+@pytest.mark.parametrize("place", ["kv", "decoder_kv", "cross_kv", "decoder_embeds"])
+def test_every_place_of_two_stacks_is_tried(two_stacks: Engine, place: PromptPlace) -> None:
+    rows = torch.randn(3, two_stacks.spec.embedding_size, generator=torch.Generator().manual_seed(2))
+    artifact = prompted(two_stacks.spec, {**three_prefixes(two_stacks.spec), "decoder_embeds": rows})
+    attempt(two_stacks, artifact)
+    with pytest.raises(TrialError, match=f"this soft prompt's {place} gave"):
+        attempt(two_stacks, artifact, place)
 
 
 def test_a_prompt_without_any_effect_passes_where_another_would_have_one(engine: Engine) -> None:
