@@ -49,7 +49,8 @@ test-all: $(VENV)/.dev ## Run every test, the slow ones too
 
 gates: $(GATES)/.ready ## Run the gates and the parity with PEFT on the oldest transformers; `make test` has the newest
 	$(GATES)/bin/python -m pytest \
-	  tests/golden/test_probe.py tests/golden/test_peft_parity.py tests/golden/test_adapters.py
+	  tests/golden/test_probe.py tests/golden/test_peft_parity.py tests/golden/test_adapters.py \
+	  tests/golden/test_seq2seq_parity.py
 
 fidelity: $(VENV)/.dev ## Compare every family, architecture and head with its training code (GOLDEN=DIR, BFLOAT16=1)
 	PYTHONPATH=tests $(BIN)/python -m fidelity $(if $(GOLDEN),--golden '$(GOLDEN)') $(if $(BFLOAT16),--bfloat16)

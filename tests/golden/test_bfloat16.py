@@ -21,7 +21,7 @@ from server.engine.kernels.scores import LayerRules, attend_explicit
 NUM_ROWS = 40
 
 
-@pytest.fixture(scope="module", params=["llama-gqa", "bert", "deberta"])
+@pytest.fixture(scope="module", params=["llama-gqa", "bert", "deberta", "t5", "bart"])
 def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     directory = backbone_directory(request.param, tmp_path_factory.mktemp("backbone"))
     return Backbone(load_parts(str(directory), torch.bfloat16, torch.device("cpu")))
