@@ -1,7 +1,7 @@
 """From an artifact to vectors and a head on the device, compiled where the backbone allows it.
 
 Compiling: on a causal backbone the tokens in front of the first field do not depend on the request, so one forward pass
-turns them into keys and values, and no request pays for them again. Runs on the worker thread.
+turns them into keys and values, and no request pays for them again. That pass alone needs the worker's thread.
 """
 
 from __future__ import annotations
@@ -31,6 +31,14 @@ class Brought:
 
     resident: Resident
     parts: dict[PartKey, Sized]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placed:
+    """What is on the device already; `to_compile` is None when nothing is missing."""
+
+    parts: dict[PartKey, Sized]
+    to_compile: Vectors | None
 
 
 class Bringing:
@@ -73,20 +81,34 @@ class Bringing:
             keys["head"] = (tenant, artifact.head_digest(), artifact.manifest.head)
         return keys
 
-    @torch.inference_mode()
     def bring(self, request: LoadRequest, keys: dict[str, PartKey], known: dict[PartKey, Sized]) -> Brought:
         """Build the parts of `keys` that `known` does not hold yet. Reads nothing but the request."""
+        return self.finish(request, keys, self.place(request, keys, known))
+
+    @torch.inference_mode()
+    def place(self, request: LoadRequest, keys: dict[str, PartKey], known: dict[PartKey, Sized]) -> Placed:
+        """Copy to the device what `known` does not hold yet: megabytes, but no forward pass, so on any thread."""
         parts = {key: known[key] for key in keys.values() if key in known}
         plain = parts.get(keys.get("plain", keys["vectors"]))
-        if keys["vectors"] not in parts:
+        if not {keys["vectors"], keys.get("plain", keys["vectors"])} <= parts.keys():
             plain = plain if isinstance(plain, Vectors) else self._plain(request)
-            parts[keys["vectors"]] = self._compile(plain, self._compiled(request))
-        if "plain" in keys and keys["plain"] not in parts:
-            parts[keys["plain"]] = plain if isinstance(plain, Vectors) else self._plain(request)
+        if "plain" in keys and plain is not None:
+            parts[keys["plain"]] = plain
+        if keys["vectors"] not in parts and not self._compiled(request) and plain is not None:
+            parts[keys["vectors"]] = plain
         if "head" in keys and keys["head"] not in parts:
             head = build_head(request.artifact, self._backbone.prediction_head, self._backbone.device)
             assert head is not None
             parts[keys["head"]] = head
+        to_compile = plain if keys["vectors"] not in parts and isinstance(plain, Vectors) else None
+        return Placed(parts, to_compile)
+
+    @torch.inference_mode()
+    def finish(self, request: LoadRequest, keys: dict[str, PartKey], placed: Placed) -> Brought:
+        """Compile what is left to be; on the worker's thread, when anything is."""
+        parts = dict(placed.parts)
+        if placed.to_compile is not None:
+            parts[keys["vectors"]] = self._compile(placed.to_compile, self._compiled(request))
         return Brought(_resident(request, keys, parts), parts)
 
     def _compiled(self, request: LoadRequest) -> Leading:
@@ -137,8 +159,6 @@ class Bringing:
 
     def _compile(self, plain: Vectors, leading: Leading) -> Vectors:
         """Return `plain` with its leading tokens turned into keys and values behind its prefix."""
-        if not leading:
-            return plain
         pool = SlotPool(self._kv_shape, plain.num_prefix + len(leading), 1)
         pool.take(_Slot())
         row = PlannedRow(

@@ -24,14 +24,14 @@ from server.engine.backbone.describe import describe
 from server.engine.backbone.linears import quicken, quicken_output
 from server.engine.backbone.loading import load_parts
 from server.engine.backbone.probe import probe
-from server.engine.bringing import Bringing, Brought
+from server.engine.bringing import Bringing, Brought, Placed
 from server.engine.decoder_rows import running_row
 from server.engine.errors import EngineDeadError, NeverFitsError
 from server.engine.job import Job
 from server.engine.kv import KVMemory, KVShape
 from server.engine.messages import Abort, Arrival
 from server.engine.observer import StepObserver
-from server.engine.residency import Lease, Residency, VersionKey
+from server.engine.residency import Lease, PartKey, Residency, VersionKey
 from server.engine.rows import RunningRow, check_fits
 from server.engine.scheduler import Scheduler, SchedulerLimits, Waiting
 from server.engine.settings import EngineSettings
@@ -102,7 +102,7 @@ class Engine:
         await asyncio.sleep(0)  # let the worker's last deliveries arrive
 
     async def load(self, request: LoadRequest) -> None:
-        """Make a version resident, once however many ask, between two steps.
+        """Make a version resident, once however many ask: beside the steps, or between two where it is compiled.
 
         Raises UnfitError when no empty device could hold it, ResidencyFullError, OutOfMemoryError, EngineDeadError.
         """
@@ -192,8 +192,14 @@ class Engine:
             missing_bytes = sum(sizes[name] for name, key in keys.items() if key not in known)
             if missing_bytes:
                 self._residency.make_room(missing_bytes, known)
-            brought: Brought = await self._on_worker(lambda: self._bringing.bring(request, keys, known))
+            placed = await self._off_worker(lambda: self._bringing.place(request, keys, known))
+            brought = await self._finished(request, keys, placed)
             self._residency.add(brought.resident, brought.parts)
+
+    async def _finished(self, request: LoadRequest, keys: dict[str, PartKey], placed: Placed) -> Brought:
+        if placed.to_compile is None:
+            return self._bringing.finish(request, keys, placed)
+        return await self._on_worker(lambda: self._bringing.finish(request, keys, placed))
 
     def _refuse_too_large(self, request: LoadRequest) -> None:
         size_bytes, budget_bytes = self._bringing.size_bytes(request), self._residency.budget_bytes
@@ -202,6 +208,12 @@ class Engine:
                 f"the version takes {size_bytes} bytes on the device; its whole budget for soft prompts is "
                 f"{budget_bytes}. Train fewer virtual tokens, or raise the engine's resident_budget_bytes"
             )
+
+    async def _off_worker(self, run: Callable[[], T]) -> T:
+        """Run what needs the device but no step of its own, while steps go on."""
+        done: Future[T] = Future()
+        await asyncio.to_thread(Job(run, done).end, self._worker.is_alive)
+        return done.result()
 
     async def _on_worker(self, run: Callable[[], T]) -> T:
         done: Future[T] = Future()
