@@ -1,6 +1,7 @@
 """The template language: a line of text with slots, parsed once. Knows no tokenizer.
 
-`<soft:8>{text}<soft:4> It was <mask>.`: soft slots, fields, special tokens `<cls> <sep> <bos> <eos> <mask>`, literals.
+`<soft:8>{text}<soft:4> It was <mask>.`: soft slots, fields, special tokens `<cls> <sep> <bos> <eos> <mask>`, literals;
+`<chat>` is a request's messages, written by the backbone's chat template.
 `{{` and `}}` stand for braces, `\\<` for a literal `<`; a run of backslashes in front of `<` is halved.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal as OneOf
+from typing import TypeGuard
 
 from prompt_store.backbone_spec import PromptPlace
 from prompt_store.errors import ManifestError
@@ -20,11 +22,13 @@ SPECIAL_NAMES: tuple[SpecialName, ...] = ("cls", "sep", "bos", "eos", "mask")
 RESERVED_FIELDS = frozenset({"input_ids"})  # as an input, it skips the template's text
 CONTEXT = "context"  # of a question-answering template: where the answer is looked for
 CHOICE, CHOICES = "choice", "choices"  # of a multiple-choice template, and the list of them in a request
+MESSAGES = "messages"  # what a request says for `<chat>`
 MAX_SOFT_TOKENS = 1_000_000  # of one slot; far over any backbone's positions, small enough to count with
 
 _SOFT = re.compile(r"<soft:([0-9]{1,7})>")
 _SPECIAL = re.compile(rf"<({'|'.join(SPECIAL_NAMES)})>")
 _FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,62})\}")
+_CHAT = "<chat>"
 _ESCAPED = re.compile(r"(\\+)<")
 _PLAIN = re.compile(r"[^<{}\\]+|\\+")
 _LAST_BACKSLASHES = re.compile(r"(\\*)$")
@@ -71,7 +75,15 @@ class Field:
         return f"{{{self.name}}}"
 
 
-Part = Soft | Special | Literal | Field
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """The place of a request's messages, written by the backbone's own chat template."""
+
+    def __str__(self) -> str:
+        return _CHAT
+
+
+Part = Soft | Special | Literal | Field | Chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +105,23 @@ class Template:
     @property
     def leading(self) -> tuple[Part, ...]:
         """The parts before the first field."""
-        return tuple(takewhile(lambda part: not isinstance(part, Field), self.parts))
+        return tuple(takewhile(lambda part: not isinstance(part, Field | Chat), self.parts))
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The names of the fields, each once, in order."""
-        return tuple(dict.fromkeys(part.name for part in self.parts if isinstance(part, Field)))
+        named = (part.name if isinstance(part, Field) else MESSAGES for part in self.parts if _is_asked(part))
+        return tuple(dict.fromkeys(named))
 
     @property
     def has_special(self) -> bool:
-        """Whether a special token is written; if none is, the tokenizer adds its own."""
-        return any(isinstance(part, Special) for part in self.parts)
+        """Whether a special token is written, or a chat template that writes its own; else the tokenizer adds some."""
+        return any(isinstance(part, Special | Chat) for part in self.parts)
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether the backbone's chat template writes a part of it."""
+        return Chat() in self.parts
 
     def soft_faults(self, num_virtual_tokens: int, place: PromptPlace | None) -> tuple[str, ...]:
         """Say why the soft slots do not fit a prompt of `num_virtual_tokens` rows at `place` (None: no prompt)."""
@@ -130,11 +148,15 @@ class Template:
 
     def _written(self) -> Iterator[str]:
         for part, following in zip(self.parts, (*self.parts[1:], None), strict=True):
-            if isinstance(part, Literal) and isinstance(following, Soft | Special):
+            if isinstance(part, Literal) and isinstance(following, Soft | Special | Chat):
                 # Backslashes that end up in front of the slot's `<` would escape it.
                 yield _LAST_BACKSLASHES.sub(lambda found: found[1] * 2, str(part), count=1)
             else:
                 yield str(part)
+
+
+def _is_asked(part: Part) -> TypeGuard[Field | Chat]:
+    return isinstance(part, Field | Chat)
 
 
 def _count_soft(parts: Iterable[Part]) -> int:
@@ -153,7 +175,7 @@ def parse_template(text: str) -> Template:
         parts.append(part)
         pieces.clear()
     parts.extend(_joined(pieces))
-    if not any(isinstance(part, Field) for part in parts):
+    if not any(map(_is_asked, parts)):
         raise ManifestError("the template has no field: write {text} where the request's text goes")
     return Template(tuple(parts))
 
@@ -184,6 +206,8 @@ def _read_part(text: str, at: int) -> tuple[Part, int]:
 
 
 def _read_slot(text: str, at: int) -> tuple[Part, int]:
+    if text.startswith(_CHAT, at):
+        return Chat(), at + len(_CHAT)
     if special := _SPECIAL.match(text, at):
         name = next(name for name in SPECIAL_NAMES if name == special[1])
         return Special(name), special.end()
@@ -195,7 +219,7 @@ def _read_slot(text: str, at: int) -> tuple[Part, int]:
 
 
 def _advice(text: str, at: int) -> str:
-    slots = "<soft:N> (N from 1), " + ", ".join(f"<{name}>" for name in SPECIAL_NAMES)
+    slots = "<soft:N> (N from 1), " + ", ".join(f"<{name}>" for name in SPECIAL_NAMES) + ", <chat>"
     match text[at]:
         case "<":
             return f"is no slot; the slots are {slots}; write \\< for a literal '<'"

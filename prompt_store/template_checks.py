@@ -6,17 +6,26 @@ from collections.abc import Iterator
 
 from prompt_store.backbone_spec import PromptPlace
 from prompt_store.manifest import HeadKind, Manifest
-from prompt_store.template import CHOICE, CHOICES, CONTEXT, Field, Template
+from prompt_store.template import CHOICE, CHOICES, CONTEXT, MESSAGES, Chat, Field, Template
 
 
 def kind_faults(manifest: Manifest, template: Template, place: PromptPlace | None) -> Iterator[str]:
     """Yield every reason why the template cannot be that of the manifest's kind."""
+    if template.has_chat:
+        yield from _chat_faults(manifest, template)
     match manifest.kind:
         case HeadKind.QUESTION_ANSWERING:
             yield from _context_faults(manifest, template)
             yield from _offset_faults(manifest, template, place)
         case HeadKind.MULTIPLE_CHOICE:
             yield from _choice_faults(template)
+
+
+def _chat_faults(manifest: Manifest, template: Template) -> Iterator[str]:
+    if template.parts.count(Chat()) != 1 or Field(MESSAGES) in template.parts:
+        yield f"the template has one <chat> and no field {{{MESSAGES}}}: a request has one conversation, of that name"
+    if manifest.kind in (HeadKind.QUESTION_ANSWERING, HeadKind.MULTIPLE_CHOICE):
+        yield f"a {manifest.kind} task reads fields of its template; <chat> has none"
 
 
 def _context_faults(manifest: Manifest, template: Template) -> Iterator[str]:

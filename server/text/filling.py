@@ -14,10 +14,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from prompt_store.errors import UnfitError
+from prompt_store.template import MESSAGES
+from server.text.chat import as_messages, chat_ids
 from server.text.checks import check_fields, checked_ids
 from server.text.errors import FieldError, InputIdsError, TextTooLongError
 from server.text.filled import Filled, Run, assemble
-from server.text.layout import Fixed, lay_out, missing_special_tokens
+from server.text.layout import Fixed, Item, Stretch, lay_out, missing_special_tokens
 from server.text.rules import FillRules
 from server.text.stretches import tokenise
 from server.text.tokens import TextTokenizer
@@ -80,9 +82,9 @@ class Filler:
         limit = self._rules.window_length or sum(len(run.tokens) for run in runs)
         return tuple(self._assembled(window, fields) for window in cut_windows(runs, limit, rules))
 
-    def fill(self, fields: Mapping[str, str]) -> Filled:
+    def fill(self, fields: Mapping[str, Any]) -> Filled:
         """Fill the template. Raises FieldError, InputIdsError, TextTooLongError."""
-        check_fields(self.fields, fields)
+        self._check(fields)
         rules = self._rules
         truncated = rules.truncated_field if rules.max_length is not None else None
         return self._assembled(self._cut(self._tokenised(fields, truncated)), fields)
@@ -96,6 +98,11 @@ class Filler:
         filled = assemble([self._soft_run(), Run(ids, [None] * len(ids))], self._tokenizer.has_token_types)
         return replace(filled, read_position=self._mask_position(filled))
 
+    def _check(self, fields: Mapping[str, Any]) -> None:
+        """Raise FieldError unless the fields are the template's; messages are looked at when they are written."""
+        has_chat = self._rules.template.has_chat
+        check_fields(self.fields, {n: "" if has_chat and n == MESSAGES else text for n, text in fields.items()})
+
     def _fields_of(self, inputs: object) -> Mapping[str, Any]:
         """Return an item as an object of fields, which are yet to be checked."""
         if isinstance(inputs, str):
@@ -107,15 +114,19 @@ class Filler:
         return inputs
 
     def _tokenised(self, fields: Mapping[str, str], truncated: str | None, *, with_words: bool = False) -> list[Run]:
-        return [
-            item.run
-            if isinstance(item, Fixed)
-            else tokenise(item, fields, truncated, self._tokenizer, with_words=with_words)
-            for item in self._layout
-        ]
+        return [self._run(item, fields, truncated, with_words) for item in self._layout]
+
+    def _run(self, item: Item, fields: Mapping[str, Any], truncated: str | None, with_words: bool) -> Run:
+        if isinstance(item, Fixed):
+            return item.run
+        if isinstance(item, Stretch):
+            return tokenise(item, fields, truncated, self._tokenizer, with_words=with_words)
+        ids = chat_ids(as_messages(fields[MESSAGES]), self._tokenizer)
+        return Run(ids, [None] * len(ids), item.token_type)
 
     def _assembled(self, runs: Sequence[Run], fields: Mapping[str, str]) -> Filled:
-        filled = replace(assemble(runs, self._tokenizer.has_token_types), fields=dict(fields))
+        texts = {name: text for name, text in fields.items() if isinstance(text, str)}
+        filled = replace(assemble(runs, self._tokenizer.has_token_types), fields=texts)
         if not filled.input_ids:
             raise FieldError(f"the filled template holds no token: send text in {self._asked}")
         self._check_vocabulary(filled.input_ids)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from prompt_store.manifest import Tokenize
-from prompt_store.template import Field, Literal, Part, Soft, Special, SpecialName
+from prompt_store.template import Chat, Field, Literal, Part, Soft, Special, SpecialName
 from server.text.filled import Run
 from server.text.rules import FillRules
 from server.text.tokens import TextTokenizer
@@ -53,7 +53,15 @@ class Stretch:
         return kept[start:], start
 
 
-Layout = tuple[Fixed | Stretch, ...]
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The place of a request's messages."""
+
+    token_type: int = 0
+
+
+Item = Fixed | Stretch | Conversation
+Layout = tuple[Item, ...]
 
 
 def lay_out(rules: FillRules, tokenizer: TextTokenizer) -> Layout:
@@ -66,7 +74,7 @@ def lay_out(rules: FillRules, tokenizer: TextTokenizer) -> Layout:
     is_whole = rules.tokenize == "whole"
     items = [_item(group, tokenizer) for group in _groups(parts, rules.tokenize)]
     if not template.has_special and rules.special_tokens == "tokenizer":
-        num_leading = next(i for i, item in enumerate(items) if isinstance(item, Stretch) or item.num_text_tokens)
+        num_leading = next(i for i, item in enumerate(items) if not isinstance(item, Fixed) or item.num_text_tokens)
         items = [*items[:num_leading], Fixed(tokenizer.before), *items[num_leading:], Fixed(tokenizer.after)]
     else:
         items = _typed(items) if tokenizer.has_token_types and rules.token_types == "pair" else items
@@ -100,12 +108,14 @@ def _spaced(run: Sequence[Part]) -> Iterator[tuple[Part, ...]]:
             yield (Literal(text),)
 
 
-def _item(group: tuple[Part, ...], tokenizer: TextTokenizer) -> Fixed | Stretch:
+def _item(group: tuple[Part, ...], tokenizer: TextTokenizer) -> Item:
     match group[0]:
         case Soft(count):
             return Fixed((None,) * count)
         case Special(name):
             return Fixed((tokenizer.special_id(name),), special=name)
+        case Chat():
+            return Conversation()
         case _:
             return Stretch(tuple(part for part in group if isinstance(part, Literal | Field)))
 
@@ -114,25 +124,28 @@ def missing_special_tokens(rules: FillRules, tokenizer: TextTokenizer) -> tuple[
     """Say which special tokens of the template this tokenizer lacks."""
     written = dict.fromkeys(part.name for part in rules.template.parts if isinstance(part, Special))
     missing = [name for name in written if tokenizer.special_id(name) is None]
-    return tuple(f"the template has <{name}>; the backbone's tokenizer has no such token" for name in missing)
+    faults = [f"the template has <{name}>; the backbone's tokenizer has no such token" for name in missing]
+    if rules.template.has_chat and not tokenizer.has_chat:
+        faults.append("the template has <chat>; the backbone's tokenizer has no chat template")
+    return tuple(faults)
 
 
-def _typed(items: list[Fixed | Stretch]) -> list[Fixed | Stretch]:
+def _typed(items: list[Item]) -> list[Item]:
     """Give type 1 to what follows the separator after the first text, as the tokenizer does with a pair."""
-    typed: list[Fixed | Stretch] = []
+    typed: list[Item] = []
     token_type, has_text = 0, False
     for i, item in enumerate(items):
         typed.append(replace(item, token_type=token_type))
-        has_text |= isinstance(item, Stretch)
+        has_text |= not isinstance(item, Fixed)
         is_separator = isinstance(item, Fixed) and item.special == "sep"
-        if is_separator and has_text and any(isinstance(later, Stretch) for later in items[i + 1 :]):
+        if is_separator and has_text and any(not isinstance(later, Fixed) for later in items[i + 1 :]):
             token_type = 1
     return typed
 
 
-def _stripped(items: list[Fixed | Stretch], tokenizer: TextTokenizer) -> list[Fixed | Stretch]:
+def _stripped(items: list[Item], tokenizer: TextTokenizer) -> list[Item]:
     """Let special tokens take the white space that they take when they stand inside a text."""
-    stripped: list[Fixed | Stretch] = []
+    stripped: list[Item] = []
     for before, item, after in zip([None, *items], items, [*items[1:], None], strict=False):
         if isinstance(item, Stretch):
             left = isinstance(before, Fixed) and _strips(before, tokenizer)[1]
@@ -147,9 +160,9 @@ def _strips(item: Fixed, tokenizer: TextTokenizer) -> tuple[bool, bool]:
     return (False, False) if token is None else tokenizer.strips(token)
 
 
-def _fixed(item: Fixed | Stretch, tokenizer: TextTokenizer) -> Fixed | Stretch:
+def _fixed(item: Item, tokenizer: TextTokenizer) -> Item:
     """Tokenise a stretch of literals once, here, for all requests."""
-    if isinstance(item, Fixed) or item.has_field:
+    if not isinstance(item, Stretch) or item.has_field:
         return item
     ids, _ = tokenizer.encode(item.trimmed("".join(part.text for part in item.parts if isinstance(part, Literal)))[0])
     return Fixed(tuple(ids), item.token_type)

@@ -5,6 +5,8 @@ Works on its own copy of the fast tokenizer, so nobody's truncation, padding or 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from transformers import PreTrainedTokenizerBase
 
 from prompt_store.errors import UnfitError
@@ -46,6 +48,18 @@ class TextTokenizer(TokenReader):
     def special_id(self, name: SpecialName) -> int | None:
         """Return the id of a special token, None if this tokenizer has none of that name."""
         return getattr(self._tokenizer, f"{name}_token_id")  # type: ignore[no-any-return]
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether it has one chat template."""
+        return isinstance(self._tokenizer.chat_template, str)
+
+    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Write a conversation by the chat template, up to where the assistant answers. Raises jinja2.TemplateError."""
+        written = self._tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+        )
+        return str(written)
 
     def _frame(self) -> tuple[Ids, Ids]:
         for probe in _PROBES:

@@ -28,8 +28,10 @@ from peft_cases import peft_remarks_ignored
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from prompt_store.manifest import PublisherManifest
+from prompt_store.template import parse_template
 from server.engine.engine import Engine
 from server.engine.types import ReadColumns, SamplingParams
+from server.text.filling import Filler, FillRules
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 CACHE = Path(os.environ.get("SOFTMUX_CACHE", "~/.cache/softmux")).expanduser() / "backbones"
@@ -109,3 +111,14 @@ async def test_smollm2_label_words() -> None:
             ids = tokenizer(f"Review: {text}\nSentiment:").input_ids
             outcome = await answer(engine, request, row_of(request, ids))
             assert_within(outcome.logits, truth(model, ids)[columns], TOLERANCE, "PEFT on SmolLM2, label words")
+
+
+async def test_smollm2_chat_is_what_its_tokenizer_writes() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(demo_backbone("SmolLM2-135M-Instruct"))
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour.\n"}]
+    filler = Filler(tokenizer, FillRules(parse_template("<soft:16><chat>"), 16, "embeds"))
+    for messages in (talk, talk[1:]):
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        row = filler.fill_input({"messages": messages})
+        assert row.soft_positions == tuple(range(16))
+        assert list(row.input_ids[16:]) == ids
