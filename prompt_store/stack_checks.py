@@ -14,6 +14,10 @@ _READS_DECODER = frozenset({HeadKind.GENERATION, HeadKind.LABEL_WORDS})
 _READS_ENCODER = frozenset({HeadKind.EMBEDDING, HeadKind.TOKEN_CLASSIFICATION})
 SERVED_BY_STACKS = _READS_DECODER | _READS_ENCODER
 """The kinds of task that an encoder-decoder serves."""
+ON_STACKS = (
+    "use label words or generation, which its decoder reads, or an embedding or token-classification task, which read "
+    "its encoder"
+)
 
 
 def stack_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
@@ -36,10 +40,7 @@ def _kind_faults(artifact: Artifact, spec: BackboneSpec) -> Iterator[str]:
     kind = artifact.manifest.kind
     of_decoder = [place for place in artifact.places if place in _OF_DECODER]
     if kind not in SERVED_BY_STACKS:
-        yield (
-            f"a {kind} task is not served on an encoder-decoder ({spec.model_type}): use label words or generation, "
-            "which its decoder reads, or an embedding or token-classification task, which read its encoder"
-        )
+        yield f"a {kind} task is not served on {spec.name}, an encoder-decoder: {ON_STACKS}"
     elif kind in _READS_ENCODER and (of_decoder or artifact.manifest.decoder_text is not None):
         found = ", ".join(of_decoder) or "decoder_text"
         yield f"a {kind} task reads the encoder alone; {found} would change nothing"

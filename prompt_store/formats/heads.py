@@ -15,6 +15,7 @@ import torch
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats.checkpoint import Reasons
 from prompt_store.manifest import READS_TOKENS, HeadActivation, HeadForm, HeadKind, HeadModule, Pool
+from prompt_store.stack_checks import ON_STACKS
 
 Reads = Literal["pooler", "text-pooler", "first", "last", "mask", "mean", "tokens"]
 
@@ -193,6 +194,9 @@ def _reads(form: HeadForm, kind: HeadKind, pool: Pool | None, spec: BackboneSpec
         return "first"
     if pool is not None:
         return pool
+    if spec.is_encoder_decoder:
+        reasons.add(f"a {kind} head is not served on {spec.name}, an encoder-decoder: {ON_STACKS}")
+        return "first"
     if spec.is_causal:
         return "last"
     if form == "prediction":
