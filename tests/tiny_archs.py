@@ -93,6 +93,20 @@ _OTHER_NAMES = {
     "eos_token_id": 2,
     "num_labels": NUM_LABELS,
 }
+_LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+}
 
 ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", _GPT2),
@@ -125,6 +139,7 @@ ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt-neo": ("gpt_neo", _GPT_NEO),
     "xglm": ("xglm", _OTHER_NAMES | {"num_layers": 3, "attention_heads": 4, "ffn_dim": 64, "init_std": 0.3}),
     "stablelm": ("stablelm", _GROUPED),
+    "deepseek-v3": ("deepseek_v3", _SIZES | _LATENT),
     "modernbert-decoder": ("modernbert-decoder", _SIZES | {"local_attention": 8, "cls_token_id": 0, "sep_token_id": 2}),
     "bert": ("bert", _SIZES),
     "roberta": ("roberta", _SIZES),

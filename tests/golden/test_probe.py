@@ -126,6 +126,14 @@ SERVED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
     "pegasus": lambda: (t.PegasusForConditionalGeneration, t.PegasusConfig(**START)),
     "marian": lambda: (t.MarianMTModel, t.MarianConfig(**START)),
 }
+LATENT: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
+    "deepseek-v2": lambda: (
+        t.DeepseekV2ForCausalLM,
+        t.DeepseekV2Config(num_experts_per_tok=6, n_group=8, topk_group=3, topk_method="group_limited_greedy"),
+    ),
+    "deepseek-v2-lite": lambda: (t.DeepseekV2ForCausalLM, t.DeepseekV2Config(q_lora_rank=None, num_experts_per_tok=6)),
+    "deepseek-v3": lambda: (t.DeepseekV3ForCausalLM, t.DeepseekV3Config()),
+}
 REFUSED: dict[str, Callable[[], tuple[type, t.PretrainedConfig]]] = {
     "deberta": lambda: (t.DebertaModel, t.DebertaConfig(talking_head=True)),
     "mpt": lambda: (t.MptModel, t.MptConfig(attn_config={"qk_ln": True})),
@@ -138,7 +146,6 @@ CONFIGS_REFUSED: dict[str, tuple[Callable[[], t.PretrainedConfig], str]] = {
     "longformer": (lambda: t.LongformerConfig(), "attends in blocks"),
     "layoutlm": (lambda: t.LayoutLMConfig(), "reads more of each token than its id"),
     "mobilebert": (lambda: t.MobileBertConfig(), "across the ends of packed rows"),
-    "deepseek-v3": (lambda: t.DeepseekV3Config(), "of different widths"),
     "t5": (lambda: t.T5Config(), "does not say what its decoder begins with"),
     "longt5": (lambda: t.LongT5Config(decoder_start_token_id=0), "an encoder-decoder that softmux does not know"),
     "bart": (lambda: t.BartConfig(decoder_attention_heads=8), "16 heads in its encoder and 8 in its decoder"),
@@ -156,6 +163,16 @@ def test_a_served_architecture_answers_as_alone(name: str) -> None:
     assert config_faults(config) == ()
     report = probe(config, model_class)
     assert report.refusals == {}
+    assert 0 < report.relative_error < 1e-4
+
+
+@pytest.mark.parametrize("name", LATENT)
+def test_keys_wider_than_values_are_served_without_prefixes(name: str) -> None:
+    model_class, config = LATENT[name]()
+    assert config_faults(config) == ()
+    report = probe(config, model_class)
+    assert report.refusals.keys() == {"kv"}
+    assert "keys and values differ in width" in report.refusals["kv"]
     assert 0 < report.relative_error < 1e-4
 
 

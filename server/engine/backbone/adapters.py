@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from server.engine.backbone.bloom import swap_bloom
 from server.engine.backbone.deberta import PackedDeberta
 from server.engine.backbone.falcon import swap_falcon
+from server.engine.backbone.latent import has_latents, latent_body
 from server.engine.backbone.like_bert import swap_big_bird, swap_like_bert, swap_roformer
 from server.engine.backbone.mpnet import PackedMPNet
 from server.engine.backbone.mpt import swap_mpt
@@ -48,5 +49,5 @@ def body_of(base: PreTrainedModel) -> Body:
 
     Raises BackboneRefusedError when its adapter does not know a part of it.
     """
-    adapter = _ADAPTERS.get(base.config.model_type)
+    adapter = latent_body if has_latents(base.config) else _ADAPTERS.get(base.config.model_type)
     return base if adapter is None else adapter(base)

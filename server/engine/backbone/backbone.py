@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from server.engine.backbone.adapters import body_of
 from server.engine.backbone.encoder_decoder import EncoderDecoder
 from server.engine.backbone.gates import max_positions
+from server.engine.backbone.latent import has_latents, key_width
 from server.engine.backbone.loading import BackboneParts
 from server.engine.backbone.reader import LogitReader
 from server.engine.errors import BackboneRefusedError
@@ -116,7 +117,7 @@ def _shape(parts: BackboneParts, embeddings: nn.Embedding) -> BackboneShape:
         num_layers=int(config.num_hidden_layers),
         num_heads=heads,
         num_kv_heads=_num_kv_heads(config),
-        head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        head_dim=_head_dim(config),
         hidden_size=int(config.hidden_size),
         embedding_size=int(embeddings.weight.shape[1]),
         vocab_size=int(config.vocab_size),
@@ -134,10 +135,19 @@ def _prediction_head(parts: BackboneParts) -> nn.Module | None:
     return head if isinstance(head, nn.Module) and type(head).__name__.endswith("PredictionHead") else None
 
 
+def _head_dim(config: PretrainedConfig) -> int:
+    """Return how wide a head's keys are when our attention gets them."""
+    if has_latents(config):
+        return key_width(config)
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 def _num_kv_heads(config: PretrainedConfig) -> int:
     """Return how many heads keys have when our attention gets them."""
     if config.model_type == "falcon":  # its new decoder architecture repeats keys for every query head before that
         return 1 if config.multi_query and not config.new_decoder_architecture else int(config.num_attention_heads)
+    if has_latents(config):
+        return int(config.num_attention_heads)
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 

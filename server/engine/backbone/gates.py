@@ -71,8 +71,6 @@ def _faults(config: PretrainedConfig) -> Iterator[str]:
         yield f"{kind} wraps a text model in others; point --backbone at the text model alone"
     if _position_limit(config) is None:
         yield f"{kind} has no max_position_embeddings: its positions are not packed"
-    if getattr(config, "kv_lora_rank", None):
-        yield f"{kind} keeps keys and values of different widths, made of one latent (MLA): no adapter"
     if getattr(config, "hidden_size_per_layer_input", None):
         yield f"{kind} feeds every layer its own input embeddings, which soft prompts do not have"
     strange = sorted(set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES)

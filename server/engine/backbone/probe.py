@@ -17,6 +17,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from prompt_store.backbone_spec import PromptPlace
 from server.engine.backbone.backbone import Backbone
+from server.engine.backbone.latent import NO_PREFIX, has_latents
 from server.engine.backbone.loading import assemble, register_attention
 from server.engine.backbone.probe_report import ProbeReport, check, measured, relative
 from server.engine.backbone.probe_stacks import StacksProbe
@@ -92,6 +93,9 @@ class _Probe:
             "embeds": lambda: self._error(self._rows(with_prefix=False), as_embeds=True),
             "kv": self._prefix_error,
         }
+        if has_latents(self._eager.config):
+            refusals["kv"] = f"{self._name} cannot take kv: {NO_PREFIX}"
+            del places["kv"]
         worst = measured(self._name, places, refusals)
         check(self._name, self._reader_error(), "logits read from hidden states")
         return ProbeReport(max(bare, worst), refusals)

@@ -40,11 +40,24 @@ def shrink(config: PretrainedConfig) -> PretrainedConfig:
             with contextlib.suppress(AttributeError):  # a size that this config derives from others
                 setattr(small, name, size)
     _shrink_groups(config, small)
+    _shrink_latents(small)
     _shrink_distances(small)
     _shrink_depth(small, kinds)
     _shrink_tokens(small)
     _shrink_rope(small)
     return small
+
+
+def _shrink_latents(small: PretrainedConfig) -> None:
+    """Make values narrower than keys, as they are, and leave groups of experts to choose from."""
+    if getattr(small, "kv_lora_rank", None) is None:
+        return
+    sizes = {"kv_lora_rank": 16, "q_lora_rank": 24, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6}
+    experts = {"n_routed_experts": 8, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1}
+    for name, size in (sizes | experts).items():
+        if getattr(small, name, None) is not None:
+            setattr(small, name, size)
+    small.head_dim, small.qk_head_dim = small.qk_rope_head_dim, small.qk_nope_head_dim + small.qk_rope_head_dim
 
 
 def _shrink_groups(config: PretrainedConfig, small: PretrainedConfig) -> None:
