@@ -1,6 +1,8 @@
 """Fill stores with tiny tasks; measure how they open, resolve, export and import, on a disk and in Redis.
 
-`python -m bench.store [--tasks 10 1000 100000] [--json]`. Opening and resolving should not care how many there are.
+`python -m bench.store [--tasks 10 1000 100000] [--stores disk redis] [--json]`: each line is told as soon as it is
+known, so one size of one store can be had alone. Opening and resolving should not care how many tasks there are. The
+server of Redis syncs every write.
 """
 
 from __future__ import annotations
@@ -108,16 +110,16 @@ def _ignore(_: int) -> None:
     pass
 
 
-def run(sizes: list[int], report: list[Report]) -> None:
-    """Measure every kind of store at every size."""
-    for num_tasks in sizes:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+def run(kind: str, num_tasks: int) -> Report:
+    """Measure one kind of store at one size."""
+    with tempfile.TemporaryDirectory() as name, valkey() as port:
+        folder = Path(name)
+        if kind == "disk":
             urls = f"file://{folder}/full", f"file://{folder}/brought"
-            report.append(asyncio.run(measure("disk", urls, num_tasks, folder)))
-        with tempfile.TemporaryDirectory() as name, valkey() as port:
+        else:
             url = f"redis://127.0.0.1:{port}/0?namespace="
-            report.append(asyncio.run(measure("redis", (f"{url}full", f"{url}brought"), num_tasks, Path(name))))
+            urls = f"{url}full", f"{url}brought"
+        return asyncio.run(measure(kind, urls, num_tasks, folder))
 
 
 def draw(reports: list[Report]) -> Table:
@@ -136,13 +138,15 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, nargs="+", default=[10, 1000, 100_000])
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--stores", nargs="+", choices=("disk", "redis"), default=("disk", "redis"))
+    parser.add_argument("--json", action="store_true", help="one object a line")
     said = parser.parse_args()
     reports: list[Report] = []
-    run(said.tasks, reports)
-    if said.json:
-        sys.stdout.write(json.dumps([asdict(report) for report in reports], indent=2) + "\n")
-    else:
+    for num_tasks in said.tasks:
+        for kind in said.stores:
+            reports.append(run(kind, num_tasks))
+            print(json.dumps(asdict(reports[-1])), file=sys.stdout if said.json else sys.stderr, flush=True)
+    if not said.json:
         Console(width=None if sys.stdout.isatty() else 120).print(draw(reports))
 
 

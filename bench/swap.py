@@ -158,7 +158,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=20_000, help="half of them with swaps")
     parser.add_argument("--rounds", type=int, default=20, help="without swaps, and as many with them")
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--swaps", type=int, default=400, help="evenly between the requests")
+    parser.add_argument("--swaps", type=int, default=200, help="evenly between the requests")
     parser.add_argument("--swaps-a-publish", type=int, default=4, help="0: only move the alias")
     parser.add_argument("--max-new-tokens", type=int, help="of tasks that write; default: what the task says")
     parser.add_argument("--json", action="store_true")
