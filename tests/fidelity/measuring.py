@@ -14,6 +14,7 @@ from fidelity.case import Case, Cell, Ids, NoReference, NoReferenceError, Outcom
 from prompt_store.errors import SoftmuxError
 from prompt_store.validate import validate
 from server.engine.bringing import Bringing
+from server.engine.decoder_rows import running_row
 from server.engine.engine import Engine
 from server.engine.residency import Resident
 from server.engine.rows import RunningRow
@@ -91,7 +92,8 @@ def _texts() -> Iterator[list[int]]:
 
 def _answers(engine: Engine, texts: Sequence[Text]) -> list[RowResult | list[Token]]:
     """Run all texts in the same steps: those that write stay for NUM_NEW of them."""
-    rows = [RunningRow(text.resident, text.row, WRITING, engine.spec.vocab_size) for text in texts]
+    shape = engine._backbone.shape
+    rows = [running_row(text.resident, text.row, WRITING, shape) for text in texts]
     writing = [row for row in rows if row.is_generating]
     for row in writing:
         row.take_slots(engine._memory)
@@ -99,8 +101,7 @@ def _answers(engine: Engine, texts: Sequence[Text]) -> list[RowResult | list[Tok
     by_row = dict(zip(map(id, rows), results, strict=True))
     _write(engine, writing, by_row)
     for row in writing:
-        if row.pool is not None:
-            engine._memory.release(row.pool, row)
+        row.release_slots(engine._memory)
     return [list(row.written) if row.is_generating else by_row[id(row)] for row in rows]
 
 
