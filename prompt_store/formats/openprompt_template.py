@@ -40,6 +40,13 @@ def write_template(
 ) -> Written | None:
     """Write the template for a file of `num_rows` rows, or note why it cannot be said."""
     spec, config, reasons = context
+    if spec.is_encoder_decoder:
+        reasons.add(
+            "OpenPrompt writes T5's sentinels in the place of a mask, which our templates do not do by themselves: say "
+            f"template in the manifest for {spec.name}, for example '<soft:5>{{text_a}} It was \\<extra_id_0>', and "
+            "nothing in the mask's place for a T5 that was adapted to language modelling"
+        )
+        return None
     if spec.is_causal:
         pieces = tuple(takewhile(lambda piece: piece.kind != "mask", pieces))
     frame = _frame(spec, reasons)
@@ -64,7 +71,7 @@ def _frame(spec: BackboneSpec, reasons: Reasons) -> tuple[tuple[Part, ...], tupl
     parts = parse_template(spec.single).parts if spec.single is not None else ()
     place = next((at for at, part in enumerate(parts) if isinstance(part, Field)), None)
     if not reasons.expect(
-        place is not None and not (spec.is_causal and len(parts) > place + 1) and not spec.is_encoder_decoder,
+        place is not None and not (spec.is_causal and len(parts) > place + 1),
         f"what the tokenizer of {spec.name} puts around a text has no name in our templates, or stands behind the "
         "place that is read: say template in the manifest",
     ):

@@ -307,6 +307,17 @@ def test_files_that_no_encoder_decoder_takes_are_refused_by_name(arch: str) -> N
     assert served == []
 
 
+def test_a_template_of_openprompts_for_a_t5_is_asked_for() -> None:
+    text = '{"placeholder": "text_a"} It was {"mask"}.'
+    config = {"freeze_plm": True, "soft_template": {"text": text}, "template": "soft_template"}
+    rows = {"soft_embeds": torch.ones(N, 32), "raw_embedding.weight": torch.ones(128, 32)}
+    for said in (config, {"freeze_plm": True, "template": {"text": text}}):
+        told = refusal(Checkpoint(rows, said), publisher=PublisherManifest(label_words={"x": ("x",)}))
+        assert "say template in the manifest for tiny-t5" in told
+    said = PublisherManifest(template="<soft:5>{text_a} It was \\<extra_id_0>", label_words={"x": ("x",)})
+    assert artifact_of(Checkpoint(rows, config), publisher=said).places == ("embeds",)
+
+
 def test_a_prompt_of_nemos_t5_is_told_what_to_send_in_its_place() -> None:
     rows = {"prompt_table.prompt_table.squad.prompt_embeddings.weight": torch.ones(N, 32)}
     assert "If yours began as transformers' T5, send the table's rows as `embeds`" in refusal(Checkpoint(rows))
