@@ -89,7 +89,8 @@ def tiny_model(arch: str, task: str) -> tuple[PreTrainedModel, PretrainedConfig]
 def save_backbone(arch: str, directory: Path) -> Path:
     """Save the backbone as its publisher would: with its LM head, and with its pooler where pretraining has one."""
     config = tiny_config(arch)
-    masked = AutoModelForPreTraining if type(config) in AutoModelForPreTraining._model_mapping else AutoModelForMaskedLM
+    has_more = arch != "electra-generator" and type(config) in AutoModelForPreTraining._model_mapping
+    masked = AutoModelForPreTraining if has_more else AutoModelForMaskedLM
     written = {**dict.fromkeys(DECODERS, AutoModelForCausalLM), **dict.fromkeys(SEQ2SEQ, AutoModelForSeq2SeqLM)}
     model = _seeded(written.get(arch, masked), config, seed=11)
     backbone = _seeded(AutoModel, tiny_config(arch), seed=7)

@@ -19,7 +19,8 @@ from prompt_store.stack_checks import ON_STACKS
 
 Reads = Literal["pooler", "text-pooler", "first", "last", "mask", "mean", "tokens"]
 
-_POOLED = frozenset({"bert", "albert", "ernie", "megatron-bert", "rembert"})  # one Linear over the pooler's output
+# One Linear over the pooler's output.
+_POOLED = frozenset({"bert", "albert", "ernie", "gte", "megatron-bert", "nomic_bert", "rembert"})
 _OWN_POOLED = frozenset({"deberta", "deberta-v2"})  # the same, but the pooler is the task's, and trained with it
 _PREDICTED = frozenset({"modernbert", "modernbert-decoder"})  # head.dense, activation, head.norm, classifier
 _CONFIGURED = "of the config"
@@ -31,6 +32,7 @@ _DENSE_ACTIVATION = {  # dense, activation, out_proj over the first position
     "camembert": "tanh",
     "data2vec-text": "tanh",
     "mpnet": "tanh",
+    "jina_embeddings_v3": "tanh",
     "electra": "gelu",
     "roformer": _CONFIGURED,
     "big_bird": _CONFIGURED,

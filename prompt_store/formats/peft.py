@@ -37,7 +37,10 @@ _TASK_ROWS = "prefix_task_rows"
 _WITHOUT_TYPES = ((HeadKind.QUESTION_ANSWERING,), (HeadKind.EMBEDDING,))
 
 # Encoders that take no cache; P-Tuning v2's authors changed DeBERTa's own code.
-_PREFIX_UNREAD = frozenset({"albert", "deberta", "deberta-v2", "distilbert", "modernbert", "mpnet"})
+_PREFIX_UNREAD = frozenset(
+    {"albert", "deberta", "deberta-v2", "distilbert", "esmc", "gte"}
+    | {"jina_embeddings_v3", "modernbert", "mpnet", "nomic_bert", "ultrabert"}
+)
 
 _Baked = dict[str, torch.Tensor]
 _Bake = Callable[[Mapping[str, torch.Tensor], PeftFields, "_Context"], _Baked]

@@ -142,7 +142,7 @@ def _said(arch: str, peft_type: str, task_type: str) -> dict[str, Any]:
         return {"modules_to_save": ["head", "classifier"]}
     if arch == "modernbert-decoder" and task_type == "SEQ_CLS":
         return {"modules_to_save": ["head"]}  # random before training, and in no pretrained file
-    if (arch.startswith("deberta") or arch == "rembert") and task_type == "SEQ_CLS":
+    if (arch.startswith("deberta") or arch in ("gte", "nomic-bert", "rembert")) and task_type == "SEQ_CLS":
         return {"modules_to_save": ["pooler"]}  # it is the task's, and a file without it is refused
     return {}
 
