@@ -291,7 +291,7 @@ def run_machine(kind: str, redis_url: str, max_examples: int, steps: int) -> Non
     )
 
 
-@pytest.mark.parametrize(("kind", "max_examples"), [("memory", 40), ("disk", 8), ("redis", 8)])
+@pytest.mark.parametrize(("kind", "max_examples"), [("memory", 20), ("disk", 5), ("redis", 5)])
 def test_any_order_ends_where_the_model_says(kind: str, max_examples: int, valkey: RedisServer) -> None:
     run_machine(kind, valkey.url, max_examples, 30)
 
