@@ -33,7 +33,6 @@ from prompt_store.refs import TaskName
 from server.engine.engine import Engine
 from server.engine.settings import EngineSettings
 from server.engine.types import RowRequest
-from server.inference.walk import to_row
 from server.servable import Servable, ServableMaker
 from server.text.tokens import TextTokenizer
 
@@ -44,7 +43,7 @@ Read = Literal["causal", "masked", "mean"]
 """Where the answer is: label words behind the last token or at the mask; without an LM head the mean of the text."""
 
 _AUTO = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "mean": AutoModel}
-_WORDS: dict[str, tuple[str, ...]] = {"good": (" good",), "bad": (" bad",)}
+_WORDS: dict[str, tuple[str | tuple[int, ...], ...]] = {"good": (" good",), "bad": (" bad",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +168,7 @@ class BakedTask:
         lease = self._engine.lease(servable.task, servable.version)
         assert lease is not None, "the task is resident"
         try:
-            row = to_row(servable.filler.fill_input(text))
+            row = servable.to_row(servable.filler.fill_input(text))
             outcome = await self._engine.submit(RowRequest(lease, row)).outcome()
         finally:
             lease.release()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from transformers import AutoTokenizer
@@ -12,9 +12,9 @@ from bench.commands.pace import measured
 from bench.commands.same import agreement
 from bench.floors.machine import Place, linears
 from bench.floors.roofline import Machine, Model
-from bench.measuring.contender import Contender, running
+from bench.measuring.contender import Contender, Round, running
 from bench.measuring.record import Case, Record, record_of
-from bench.measuring.rounds import alternate
+from bench.measuring.rounds import Timing, alternate
 from bench.peers.mixed_writers import mixed_writer
 from bench.peers.peft_writers import peft_writer
 from bench.peers.writers import continuous, static
@@ -30,11 +30,13 @@ WINDOW = 64
 
 
 def run(options: Options) -> Iterator[Record]:
-    """Measure whole answers against the peers, then one decode step against the linear layers alone."""
+    """Measure whole answers against the peers, and the decode steps in them against the linear layers alone."""
     machine = measured(options, "bfloat16")
     work = work_of(options, "uniform", [16] * options.scaled(8, 3), options.scaled(32, 6), options.scaled(24, 4))
-    yield from _against_peers(options, work, machine)
-    yield from _step(options, work, machine)
+    with running(_contenders(work)) as started:
+        timings = alternate(started, options.num_rounds)
+    yield from _answers(work, machine, timings)
+    yield from _steps(work, machine, timings)
 
 
 def work_of(
@@ -49,48 +51,48 @@ def work_of(
     )
 
 
-def _against_peers(options: Options, work: DecoderWork, machine: Machine) -> Iterator[Record]:
+def _contenders(work: DecoderWork) -> list[Contender]:
     # Without mixing, every task and every request is a cost of its own, so PEFT answers a part of them.
-    of_two = work.of_tasks(frozenset(sorted(set(work.tasks))[:2]))
-    contenders = [
+    of_one = work.of_tasks(frozenset(work.tasks[:1]))
+    place = Place(work.dtype, work.device, work.num_threads)
+    return [
         Contender("softmux", functools.partial(writing, work)),
         Contender("engine-bare", functools.partial(writing, work.bare())),
+        Contender("floor", functools.partial(linears, place, str(work.directory), len(work.lines), True)),
         Contender("transformers-static", functools.partial(static, work)),
         Contender("mixed-padding", functools.partial(mixed_writer, work, False)),
         Contender("transformers-continuous", functools.partial(continuous, work)),
-        Contender("peft-microbatch", functools.partial(peft_writer, of_two, WINDOW)),
-        Contender("peft-switch", functools.partial(peft_writer, work.first(2), 1)),
+        Contender("peft-microbatch", functools.partial(peft_writer, of_one, WINDOW)),
+        Contender("peft-switch", functools.partial(peft_writer, work.first(1), 1)),
     ]
-    with running(contenders) as started:
-        timings = alternate(started, options.num_rounds)
-    own = timings.pop("softmux")
-    lengths = text_lengths(work)
+
+
+def _answers(work: DecoderWork, machine: Machine, timings: Mapping[str, Timing]) -> Iterator[Record]:
+    own = timings["softmux"]
     model = Model.of(work.directory, work.dtype, has_vocabulary=True)
-    seconds = model.write_seconds(machine, lengths, prefixes(work), work.num_new_tokens)
+    seconds = model.write_seconds(machine, text_lengths(work), prefixes(work), work.num_new_tokens)
     case = Case(BENCH, "bf16-8x16", UNIT, work.num_tokens / seconds)
-    for peer in timings.values():
-        note = ""
-        if peer.name == "mixed-padding":
-            note = f"{agreement(own, peer):.0%} of the rows begin with the same token"
-        yield replace(record_of(case, own, peer), note=note)
+    for name in timings:
+        if name not in ("softmux", "floor"):
+            peer = timings[name]
+            note = f"{agreement(own, peer):.0%} of the rows begin alike" if name == "mixed-padding" else ""
+            yield replace(record_of(case, own, peer), note=note)
 
 
-def _step(options: Options, work: DecoderWork, machine: Machine) -> Iterator[Record]:
-    num_rows = len(work.lines)
-    place = Place(work.dtype, work.device, work.num_threads)
-    contenders = [
-        Contender("softmux", functools.partial(writing, work, "steps")),
-        Contender("engine-bare", functools.partial(writing, work.bare(), "steps")),
-        Contender("floor", functools.partial(linears, place, str(work.directory), num_rows, True)),
-    ]
-    with running(contenders) as started:
-        timings = alternate(started, options.num_rounds)
-    own = timings.pop("softmux")
+def _steps(work: DecoderWork, machine: Machine, timings: Mapping[str, Timing]) -> Iterator[Record]:
+    own, bare = (_steps_of(timings[name]) for name in ("softmux", "engine-bare"))
     model = Model.of(work.directory, work.dtype, has_vocabulary=True)
     middle = work.num_new_tokens // 2
     contexts = [n + p + middle for n, p in zip(text_lengths(work), prefixes(work), strict=True)]
     case = Case(BENCH, "bf16-step-32", "steps/s", 1 / model.step_seconds(machine, contexts))
-    yield from (record_of(case, own, peer) for peer in timings.values())
+    yield record_of(case, own, bare)
+    yield record_of(case, own, timings["floor"])
+
+
+def _steps_of(timing: Timing) -> Timing:
+    """Return the decode steps of all rows alone, by the engine's own clock."""
+    rounds = tuple(Round(done.facts["num_steps"], done.facts["steps_s"]) for done in timing.rounds)
+    return Timing(timing.name, rounds)
 
 
 def text_lengths(work: DecoderWork) -> list[int]:

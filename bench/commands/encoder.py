@@ -27,6 +27,7 @@ BENCH = "encoder"
 UNIT = "requests/s"
 WINDOW = 64
 ROWS_A_STEP = 64  # the engine's own default
+_POPULARITIES: tuple[tuple[Popularity, int, str], ...] = (("identical", 1, "1x16"), ("zipf", 32, "32x16-zipf"))
 SHORT: dict[Dtype, str] = {"bfloat16": "bf16", "float32": "f32"}
 
 
@@ -80,10 +81,8 @@ def _all_distinct(options: Options, machine: Machine) -> Iterator[Record]:
 
 
 def _popularities(options: Options, machine: Machine) -> Iterator[Record]:
-    for popularity, name in (("identical", "1x16"), ("zipf", "32x16-zipf"), ("distinct", "256x16")):
-        num_tasks = {"identical": 1, "zipf": 32, "distinct": 256}[popularity]
-        lengths = [16] * min(num_tasks, options.scaled(num_tasks, 24))
-        work = work_of(options, "bfloat16", popularity, lengths)  # type: ignore[arg-type]
+    for popularity, num_tasks, name in _POPULARITIES:
+        work = work_of(options, "bfloat16", popularity, [16] * num_tasks)
         timings = _softmux_and_bare(options, work)
         case = Case(BENCH, f"bf16-{name}", UNIT, roofline_rate(work, machine))
         yield record_of(case, timings["softmux"], timings["engine-bare"])

@@ -61,9 +61,10 @@ def _round(running: RunningEngine, work: DecoderWork, counted: Counted) -> Round
         "resident_bytes": float(running.engine.state().resident_bytes),
         "kv_bytes": float(running.clock.most_kv_bytes),
     }
-    if counted == "tokens":
-        return Round(work.num_tokens, seconds, answers, facts)
     steps = running.clock.decode_steps(len(work.lines))
+    if counted == "tokens":
+        facts |= {"num_steps": float(len(steps)), "steps_s": sum(steps)}
+        return Round(work.num_tokens, seconds, answers, facts)
     return Round(len(steps), sum(steps), answers, facts)
 
 
