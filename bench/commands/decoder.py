@@ -32,7 +32,7 @@ WINDOW = 64
 def run(options: Options) -> Iterator[Record]:
     """Measure whole answers against the peers, and the decode steps in them against the linear layers alone."""
     machine = measured(options, "bfloat16")
-    work = work_of(options, "uniform", [16] * options.scaled(8, 3), options.scaled(32, 6), options.scaled(24, 4))
+    work = work_of(options, "uniform", [16] * options.scaled(8, 3), options.scaled(32, 6), options.scaled(24, 8))
     with running(_contenders(work)) as started:
         timings = alternate(started, options.num_rounds)
     yield from _answers(work, machine, timings)

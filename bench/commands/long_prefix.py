@@ -49,7 +49,7 @@ def _length(options: Options, length: int, machine: Machine) -> Iterator[Record]
 
 
 def _work(options: Options, num_virtual_tokens: int) -> DecoderWork:
-    num_new = options.scaled(12, 4)
+    num_new = options.scaled(12, 8)
     return work_of(options, "distinct", [num_virtual_tokens] * NUM_TASKS, options.scaled(32, 8), num_new)
 
 

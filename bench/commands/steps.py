@@ -14,13 +14,14 @@ from bench.subjects.writing import writing
 from bench.work.options import Options
 
 BENCH = "steps"
+NUM_NEW_TOKENS = 12
 
 
 def run(options: Options) -> Iterator[Record]:
     """Measure steps of 1 to 64 rows of up to 8 tasks."""
     for num_rows in (1, 4, 16, 64) if not options.is_small else (1, 4):
         lengths = [16] * min(8, num_rows)
-        work = work_of(options, "distinct", lengths, num_rows, options.scaled(8, 3))
+        work = work_of(options, "distinct", lengths, num_rows, NUM_NEW_TOKENS)
         contenders = [
             Contender("softmux", functools.partial(writing, work, "steps")),
             Contender("engine-bare", functools.partial(writing, work.bare(), "steps")),

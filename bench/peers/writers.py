@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 from typing import Any
 
 import torch
@@ -69,6 +70,7 @@ def static(work: DecoderWork) -> Iterator[RunRound]:
 @contextmanager
 def continuous(work: DecoderWork) -> Iterator[RunRound]:
     """Open transformers' continuous batching, with a manager that is kept between rounds."""
+    getLogger("ContinuousBatchingLogger").setLevel(ERROR)  # that the manager is made for these requests is meant
     model, tokenizer = load_writer(work)
     config = greedy(work, tokenizer, eos_token_id=NO_TOKEN)
 

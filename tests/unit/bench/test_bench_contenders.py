@@ -78,9 +78,11 @@ def test_writers_write_alike_with_prompts_and_without(cache: Path) -> None:
 
 
 def test_steps_are_counted_by_the_engines_own_clock(cache: Path) -> None:
-    work = decoder_work(cache)
+    work = replace(decoder_work(cache), num_new_tokens=24)
     found = done(writing(work, "steps"))
-    assert (found.amount, done(peft_steps(work)).amount, done(mixed_writer(work, True)).amount) == (5, 5, 5)
+    # Rows that come together may join in two steps; fewer steps are then full.
+    assert 12 < found.amount <= 23
+    assert (done(peft_steps(work)).amount, done(mixed_writer(work, True)).amount) == (23, 23)
     assert found.facts["resident_bytes"] == sum(LENGTHS) * 2 * 2 * 2 * 8 * 4  # both; layers; heads; width; float32
     assert found.facts["kv_bytes"] > 0
 
