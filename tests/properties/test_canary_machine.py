@@ -22,7 +22,7 @@ from redis_servers import RedisServer
 
 from prompt_store.digest import version_of
 from prompt_store.disk.store import DiskOptions, DiskStore
-from prompt_store.errors import ConflictError, SoftmuxError
+from prompt_store.errors import ConflictError, SoftmuxError, VersionNotFoundError
 from prompt_store.memory import MemoryStore
 from prompt_store.redis.address import parse_redis_url
 from prompt_store.redis.store import RedisStore
@@ -226,6 +226,10 @@ class CanaryMachine(RuleBasedStateMachine):
             lease = await tasks.lease(TaskRef(TASK), key)
         except ConflictError:
             picked = None
+        except VersionNotFoundError:  # it cannot follow the alias to what is quarantined, and the rest was deleted
+            assert {version for version, _ in self.states[-1].targets} & self.quarantined
+            self.seen[replica].quarantined = set(self.quarantined)
+            picked = None
         else:
             with lease:
                 picked = lease.version
@@ -241,7 +245,7 @@ class CanaryMachine(RuleBasedStateMachine):
         serial = seen.serial
         served = [version for version, _ in state.targets]
         usable = [version for version in served if version not in seen.quarantined]
-        assert (picked in usable) if usable else (picked is None)
+        assert picked in usable if picked else not set(usable) & set(self.versions)
         if state.watched & seen.quarantined:
             self.expect_back(replica, serial, state)
         if picked is not None and picked in state.watched and how != "client's":
