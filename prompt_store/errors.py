@@ -7,7 +7,16 @@ SoftmuxError
 │   ├── TooLargeError             over a cap on bytes
 │   ├── ManifestError             the manifest does not parse or contradicts itself
 │   ├── CheckpointError           no family, several families, or a family that is not taken
+│   │   ├── NoSoftPromptError     it changes the backbone's layers instead (LoRA)
+│   │   ├── UnservedMethodError   a soft prompt of a kind that no server runs (infix tuning, deep prompts)
+│   │   ├── UnreadPrefixError     its training never read the prefix
+│   │   ├── TrainedBackboneError  its training changed the backbone, and that is not the one served
+│   │   ├── MissingLayerError     a head, or a layer in front of it, is in neither the file nor the backbone
+│   │   └── WrongStackError       for an encoder's input, or a decoder's, that this backbone has not
 │   ├── UnfitError                does not fit this backbone
+│   │   ├── MisshapenError        other widths, heads or layers
+│   │   ├── BadValuesError        not finite after the cast, or far out of scale
+│   │   └── NoPositionsError      leaves no position for text
 │   └── TrialError                ran alone and did not answer as it should
 └── StoreError
     ├── NotFoundError
@@ -57,8 +66,44 @@ class CheckpointError(ArtifactError):
     """The checkpoint belongs to no family, to several, or to one that is not taken."""
 
 
+class NoSoftPromptError(CheckpointError):
+    """It changes the backbone's layers; softmux serves soft prompts on a frozen one."""
+
+
+class UnservedMethodError(CheckpointError):
+    """A soft prompt of a kind that no server runs."""
+
+
+class UnreadPrefixError(CheckpointError):
+    """Its training never read the prefix: the vectors are as they began."""
+
+
+class TrainedBackboneError(CheckpointError):
+    """Its training changed the backbone too, and that one is not served."""
+
+
+class MissingLayerError(CheckpointError):
+    """A head, or a layer in front of it, is in neither the file nor the backbone."""
+
+
+class WrongStackError(CheckpointError):
+    """For the input of an encoder, or of a decoder, that this backbone has not."""
+
+
 class UnfitError(ArtifactError):
     """The artifact does not fit this backbone."""
+
+
+class MisshapenError(UnfitError):
+    """It has other widths, heads or layers than the backbone."""
+
+
+class BadValuesError(UnfitError):
+    """Its numbers are not finite after the cast, or far out of scale."""
+
+
+class NoPositionsError(UnfitError):
+    """It leaves no position for text."""
 
 
 class TrialError(ArtifactError):

@@ -190,6 +190,7 @@ class PublisherManifest(_Part):
     special_tokens: SpecialTokens | None = None
     qa_offset: Annotated[int, Field(ge=0)] | None = None
     embeds_scale: Annotated[float, Field(gt=0, le=1e4)] | None = None  # see `prompt_store.formats.scale`
+    trained_quantization: Annotated[str, Field(max_length=64)] | None = None  # of the backbone at training, e.g. int4
     prompt_task_id: Annotated[int, Field(ge=0)] | None = None  # the row of a multitask prompt
     prompt_task: Annotated[str, Field(max_length=256)] | None = None  # the prompt to take, of a file that names several
     generation: GenerationDefaults | None = None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
-from prompt_store.errors import ManifestError, UnfitError
+from prompt_store.errors import BadValuesError, ManifestError, MisshapenError, NoPositionsError, UnfitError
 from prompt_store.head_checks import head_faults
 from prompt_store.label_checks import label_faults
 from prompt_store.manifest import HeadKind
@@ -28,21 +28,26 @@ __all__ = ["Limits", "validate"]
 
 
 def validate(artifact: Artifact, spec: BackboneSpec, limits: Limits = DEFAULT_LIMITS) -> tuple[str, ...]:
-    """Return what a user should know of an artifact that fits. Raises UnfitError with every reason if it does not."""
-    reasons = [
-        *_fingerprint_faults(artifact, spec, limits),
-        *place_faults(artifact, spec),
-        *shape_faults(artifact, spec),
-        *value_faults(artifact, spec, limits),
-        *_position_faults(artifact, spec, limits),
-        *_template_faults(artifact, spec),
-        *head_faults(artifact, spec),
-        *_kind_faults(artifact, spec),
-        *stack_faults(artifact, spec),
-        *_twice_faults(artifact, spec),
-    ]
+    """Return what a user should know of an artifact that fits. Raises UnfitError with every reason if it does not.
+
+    Where all reasons are of one kind, its narrower error is raised.
+    """
+    checks: tuple[tuple[type[UnfitError], Iterator[str]], ...] = (
+        (UnfitError, _fingerprint_faults(artifact, spec, limits)),
+        (UnfitError, place_faults(artifact, spec)),
+        (MisshapenError, shape_faults(artifact, spec)),
+        (BadValuesError, value_faults(artifact, spec, limits)),
+        (NoPositionsError, _position_faults(artifact, spec, limits)),
+        (UnfitError, _template_faults(artifact, spec)),
+        (UnfitError, head_faults(artifact, spec)),
+        (UnfitError, _kind_faults(artifact, spec)),
+        (UnfitError, stack_faults(artifact, spec)),
+        (UnfitError, _twice_faults(artifact, spec)),
+    )
+    reasons = [(error, fault) for error, faults in checks for fault in faults]
     if reasons:
-        raise UnfitError(*reasons)
+        errors = {error for error, _ in reasons}
+        raise (errors.pop() if len(errors) == 1 else UnfitError)(*(fault for _, fault in reasons))
     return tuple(_remarks(artifact, spec))
 
 

@@ -45,7 +45,15 @@ def convert(
     if parts.manifest is not None:  # a whole artifact: nothing is missing, so it stands in the place of a base
         base, parts = Artifact(parts.manifest, parts.tensors), Parts()
     artifact, checks = assemble(Sources(parts, publisher, spec, base))
-    return Converted(artifact, family.name, checks)
+    return Converted(artifact, family.name, (*checks, *_quantized(publisher, spec)))
+
+
+def _quantized(publisher: PublisherManifest, spec: BackboneSpec) -> tuple[str, ...]:
+    """Remark on a backbone that was not itself in training: nothing here can undo what its rounding did."""
+    said = publisher.trained_quantization
+    if said is None:
+        return ()
+    return (f"trained on a backbone in {said}, served on {spec.name} in {spec.dtype}: its answers may differ",)
 
 
 def _expect_known(family: Family, spec: BackboneSpec) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from prompt_store.artifact import CROSS_KV_KEY, DECODER_EMBEDS, DECODER_KV_KEY, EMBEDS, KV_KEY, Artifact
 from prompt_store.canonical import canonical_json
+from prompt_store.errors import MissingLayerError
 from prompt_store.formats.checkpoint import Reasons
 from prompt_store.formats.embeddings import embedding_fields, expect_embedding, ignored_head
 from prompt_store.formats.heads import HeadTensors, head_module, num_labels
@@ -143,6 +144,7 @@ def _head(sources: Sources, kind: HeadKind, reasons: Reasons) -> dict[str, torch
     reasons.expect(
         any(name.startswith("head.") for name in kept),
         f"a {kind} task needs a trained head; the file has none. PEFT saves it when task_type is set at training",
+        MissingLayerError,
     )
     return {**kept, **sent}
 

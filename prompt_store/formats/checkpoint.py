@@ -8,7 +8,7 @@ from typing import Any, Never
 
 import torch
 
-from prompt_store.errors import CheckpointError, TooLargeError
+from prompt_store.errors import CheckpointError, NoSoftPromptError, TooLargeError
 from prompt_store.strict_json import StrictJsonError, parse
 
 MAX_CONFIG_BYTES = 256 << 10
@@ -47,24 +47,29 @@ def read_config(raw: bytes) -> dict[str, Any]:
 
 
 class Reasons:
-    """Collect every reason against a checkpoint, so that a publisher hears all of them at once."""
+    """Collect every reason against a checkpoint, so that a publisher hears all of them at once.
+
+    A reason may name the narrower error that it is; that is raised where no other kind of reason stands beside it.
+    """
 
     def __init__(self) -> None:
         self._reasons: list[str] = []
+        self._errors: set[type[CheckpointError]] = set()
 
     @property
     def noted(self) -> tuple[str, ...]:
         """Every reason so far."""
         return tuple(self._reasons)
 
-    def add(self, reason: str) -> None:
+    def add(self, reason: str, error: type[CheckpointError] = CheckpointError) -> None:
         """Note one more reason."""
         self._reasons.append(reason)
+        self._errors.add(error)
 
-    def expect(self, holds: bool, reason: str) -> bool:
+    def expect(self, holds: bool, reason: str, error: type[CheckpointError] = CheckpointError) -> bool:
         """Note `reason` unless `holds`; return `holds`."""
         if not holds:
-            self._reasons.append(reason)
+            self.add(reason, error)
         return holds
 
     def check(self) -> None:
@@ -73,8 +78,11 @@ class Reasons:
             self.refuse()
 
     def refuse(self) -> Never:
-        """Raise CheckpointError with what was noted."""
-        raise CheckpointError(*self._reasons)
+        """Raise CheckpointError, or the one narrower error that all reasons are, with what was noted."""
+        error = next(iter(self._errors)) if len(self._errors) == 1 else CheckpointError
+        if NoSoftPromptError in self._errors:  # what else is missing of a soft prompt says nothing more
+            error = NoSoftPromptError
+        raise error(*self._reasons)
 
 
 def shorten(names: Iterable[str]) -> str:

@@ -73,10 +73,15 @@ class Family:
     takes_encoder_decoders: bool = False  # whether its training knows T5, BART and the like
 
 
-def not_taken(name: str, claim: Callable[[Checkpoint], str | None], reason: str) -> Family:
+def not_taken(
+    name: str,
+    claim: Callable[[Checkpoint], str | None],
+    reason: str,
+    error: type[CheckpointError] = CheckpointError,
+) -> Family:
     """Return a family that is recognised only to be refused by name."""
 
     def refuse(checkpoint: Checkpoint, publisher: PublisherManifest, spec: BackboneSpec) -> Parts:
-        raise CheckpointError(f"{name} checkpoint: {reason} ({claim(checkpoint)}; {checkpoint.describe()})")
+        raise error(f"{name} checkpoint: {reason} ({claim(checkpoint)}; {checkpoint.describe()})")
 
     return Family(name, needs="", claim=claim, convert=refuse)

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import torch
 
 from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.errors import MissingLayerError
 from prompt_store.formats.checkpoint import Reasons
 from prompt_store.manifest import READS_TOKENS, HeadActivation, HeadForm, HeadKind, HeadModule, Pool
 from prompt_store.stack_checks import ON_STACKS
@@ -74,6 +75,7 @@ def head_module(head: HeadTensors, kind: HeadKind, pool: Pool | None, spec: Back
             spec.has_prediction_head,
             f"in a {spec.model_type} head.dense and head.norm stand before {path}; they are neither in the files of "
             f"backbone {spec.name} nor in this one: train again with head in modules_to_save",
+            MissingLayerError,
         )
     is_own = pool is None and form in ("linear", "dense-norm-linear") and head.reads is not None
     reads = head.reads if is_own and head.reads else _reads(form, kind, pool, spec, reasons)
@@ -84,6 +86,7 @@ def head_module(head: HeadTensors, kind: HeadKind, pool: Pool | None, spec: Back
             spec.has_pooler or head.has_pooler,
             f"head {path!r} reads the pooler, which is neither in backbone {spec.name} nor in the file: "
             "train again with the pooler in modules_to_save, or say pool in the manifest",
+            MissingLayerError,
         )
     pooler_activation = _pooler_activation(spec, reasons) if reads_pooler and head.has_pooler else None
     reasons.check()
@@ -185,6 +188,7 @@ def _reads(form: HeadForm, kind: HeadKind, pool: Pool | None, spec: BackboneSpec
         reasons.expect(
             spec.is_causal or spec.model_type in _PLAIN_TOKENS or form == "prediction",
             f"{kind} heads of model type {spec.model_type!r} have layers before the head that no adapter saves",
+            MissingLayerError,
         )
         reasons.expect(
             form in ("linear", "prediction"),
@@ -213,5 +217,6 @@ def _reads(form: HeadForm, kind: HeadKind, pool: Pool | None, spec: BackboneSpec
         spec.model_type in _POOLED | _OWN_POOLED,
         f"where a single-layer head reads is not known for model type {spec.model_type!r}: say pool in the manifest, "
         "and bring every module that stands before the head",
+        MissingLayerError,
     )
     return "pooler"

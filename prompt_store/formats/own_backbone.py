@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.errors import TrainedBackboneError
 from prompt_store.formats.checkpoint import Reasons, shorten
 from prompt_store.weight_digests import group_digests
 
@@ -41,7 +42,8 @@ class OwnBackbone:
             reasons.add(
                 f"the file's backbone is not the one served: {shorten(others)} differ from {spec.name}, or are not "
                 "whole. Was it trained too, or is it another model's? Serve the backbone that was saved with the "
-                "prompt; if training froze it and only rounding differs, say backbone_trained: false in the manifest"
+                "prompt; if training froze it and only rounding differs, say backbone_trained: false in the manifest",
+                TrainedBackboneError,
             )
         return ()
 

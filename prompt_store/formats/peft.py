@@ -18,7 +18,7 @@ import torch
 
 from prompt_store.artifact import EMBEDS
 from prompt_store.backbone_spec import BackboneSpec
-from prompt_store.errors import CheckpointError
+from prompt_store.errors import CheckpointError, UnreadPrefixError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
 from prompt_store.formats.family import Family, Parts
 from prompt_store.formats.peft_bloom import bloom_remarks, older_layers
@@ -201,6 +201,7 @@ def _expect_prefix_was_read(fields: PeftFields, spec: BackboneSpec, reasons: Rea
             f"PEFT's {fields.method} never reached a {spec.model_type} in training: transformers drops past_key_values "
             "there without a word, so these vectors are as they began. Train a prompt, or P-Tuning v2; if your own "
             "code fed them to the attention, send them as kv.key and kv.value",
+            UnreadPrefixError,
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.errors import NoSoftPromptError
 from prompt_store.formats.checkpoint import Reasons
 from prompt_store.manifest import HeadKind, Method
 
@@ -127,7 +128,8 @@ def _method(peft_type: object, reasons: Reasons) -> Method | None:
         return _METHODS[peft_type]
     reasons.add(
         f"peft_type {repr(peft_type)[:80]} is not a soft prompt, or not one we know; softmux serves soft prompts on a "
-        f"frozen backbone: {', '.join(_METHODS)}"
+        f"frozen backbone: {', '.join(_METHODS)}",
+        NoSoftPromptError,
     )
     return None
 

@@ -18,6 +18,7 @@ import torch
 from prompt_store.artifact import EMBEDS, KV_KEY, KV_VALUE
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.encoders import run_mlp
+from prompt_store.errors import UnservedMethodError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons, shorten
 from prompt_store.formats.family import Family, Parts
 from prompt_store.formats.prefix_layout import prefix_for, prefix_width
@@ -70,6 +71,7 @@ def _expect_served(tensors: Mapping[str, torch.Tensor], config: _Config, spec: B
     reasons.expect(
         _INFIX not in tensors and not config.get("use_infix"),
         "infix tuning: its keys and values depend on each request's text, so there is no prompt to serve",
+        UnservedMethodError,
     )
     reasons.expect(
         spec.is_causal, f"Prefix-Tuning of a causal model; backbone {spec.name} is a {spec.model_type}, which is none"

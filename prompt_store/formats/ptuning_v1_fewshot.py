@@ -12,12 +12,14 @@ from __future__ import annotations
 from prompt_store.artifact import EMBEDS
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.encoders import run_prompt_encoder
+from prompt_store.errors import UnservedMethodError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons, shorten
 from prompt_store.formats.family import Family, Parts
 from prompt_store.formats.table import below, read_table
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
 
 _TABLE = "prompt_embeddings.weight"
+_SEVERAL_MASKS = ("copa", "wsc")
 _LSTM, _MLP, _LONE_MLP = "lstm_head.", "mlp_head.", "mlp."
 
 
@@ -35,6 +37,13 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     reasons.expect(not strangers, f"the file has more than an encoder: {shorten(strangers)}")
     mlp, lone = below(_MLP, tensors), below(_LONE_MLP, tensors)
     reasons.expect(not (mlp and lone), "the file has mlp_head.* and mlp.*, two encoders of the same rows: keep one")
+    task = (checkpoint.config or {}).get("task_name")
+    reasons.expect(
+        task not in _SEVERAL_MASKS,
+        f"{task} is answered by filling several masks one after the other, the surest first, once for each answer; "
+        "that is not served",
+        UnservedMethodError,
+    )
     table = read_table(tensors, _TABLE, spec, reasons)
     reasons.expect(
         publisher.template is not None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from prompt_store.errors import NoSoftPromptError, UnservedMethodError
 from prompt_store.formats.checkpoint import Checkpoint
 from prompt_store.formats.family import Family, not_taken
 
@@ -41,8 +42,12 @@ NOT_TAKEN: tuple[Family, ...] = (
         "petals-deep",
         _contains("intermediate_prompt_embeddings"),
         "its rows are added to the hidden states of every layer, which no backbone here does",
+        UnservedMethodError,
     ),
     not_taken(
-        "lora", _claims_lora, "it changes the backbone's layers; softmux serves soft prompts on a frozen backbone"
+        "lora",
+        _claims_lora,
+        "it changes the backbone's layers; softmux serves soft prompts on a frozen backbone",
+        NoSoftPromptError,
     ),
 )

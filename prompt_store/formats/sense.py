@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prompt_store.artifact import DECODER_KV_KEY, KV_KEY
+from prompt_store.errors import TrainedBackboneError
 from prompt_store.formats.checkpoint import Reasons
 from prompt_store.formats.sources import Sources
 from prompt_store.manifest import HEADED, HeadKind
@@ -55,4 +56,5 @@ def expect_own_weights(sources: Sources, reasons: Reasons) -> None:
         f"its training also changed the backbone, so it is wrong on any other: the manifest's fingerprint.weights is "
         f"{said and said[:80]}, {spec.name} has {spec.weights_fingerprint}. Serve the backbone that was saved with it, "
         "and say its fingerprint",
+        TrainedBackboneError,
     )

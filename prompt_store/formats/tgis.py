@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 from prompt_store.artifact import DECODER_EMBEDS, EMBEDS
 from prompt_store.backbone_spec import BackboneSpec
-from prompt_store.errors import ManifestError
+from prompt_store.errors import ManifestError, WrongStackError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
 from prompt_store.formats.family import Family, Parts
 from prompt_store.formats.table import read_table
@@ -57,10 +57,12 @@ def _expect_place(checkpoint: Checkpoint, config: Mapping[str, object], spec: Ba
     reasons.expect(
         _ENCODER not in checkpoint.tensors or spec.is_encoder_decoder,
         f"encoder.pt goes in front of an encoder-decoder's encoder; backbone {spec.name} is a {spec.model_type}",
+        WrongStackError,
     )
     reasons.expect(
         spec.is_causal or spec.is_encoder_decoder,
         f"decoder.pt goes in front of a decoder's text; backbone {spec.name} is a {spec.model_type}, which is none",
+        WrongStackError,
     )
     wanted, what = ("SEQ_2_SEQ_LM", "is an encoder-decoder") if spec.is_encoder_decoder else _ALONE
     task_type = config.get("task_type")

@@ -37,6 +37,7 @@ _KINDS = {
     "ForQuestionAnswering": HeadKind.QUESTION_ANSWERING,
     "ForMultipleChoice": HeadKind.MULTIPLE_CHOICE,
 }
+_SEVERAL_FORMS = ("wic", "wsc")
 _SAME = {  # of config.json -> of the spec
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -76,6 +77,7 @@ def read_model(
     foreign = [*foreign_weights(rest, spec), *_config_faults(checkpoint.config, spec)]
     for reason in (*foreign, *_homeless(homeless)):
         reasons.add(reason)
+    _expect_text(checkpoint.config, publisher, reasons)
     kinds = _kinds(checkpoint.config, found, reasons)
     checks: list[str] = []
     if not foreign:
@@ -85,6 +87,16 @@ def read_model(
         found = {name: tensor for name, tensor in found.items() if not name.startswith(_POOLER)}
         checks.append(f"pooler in the file ignored: {unread}")
     return TrainedModel(found, kinds, tuple(checks))
+
+
+def _expect_text(config: Mapping[str, object] | None, publisher: PublisherManifest, reasons: Reasons) -> None:
+    """Note a task whose training wrote its text in one of several forms, when nobody says which."""
+    task = (config or {}).get("finetuning_task")
+    reasons.expect(
+        task not in _SEVERAL_FORMS or publisher.template is not None,
+        f"P-Tuning v2 writes the text of {task} in one of several forms, and its template_id is in no file: say "
+        "template in the manifest, as training wrote it",
+    )
 
 
 def own_backbone(tensors: Mapping[str, torch.Tensor], spec: BackboneSpec) -> OwnBackbone:
