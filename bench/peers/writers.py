@@ -11,6 +11,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    ContinuousBatchingConfig,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -22,6 +23,9 @@ from bench.peers.batch_size import best_batch_size
 from bench.peers.classifiers import by_length
 from bench.work.decoder_work import DecoderWork
 
+PAGE_TOKENS = 256  # its own default
+SPARE_BLOCKS = 8
+MIN_BATCH_TOKENS = 512
 NO_TOKEN = -1  # what never ends a text: every contender writes as many tokens
 
 
@@ -73,10 +77,20 @@ def continuous(work: DecoderWork) -> Iterator[RunRound]:
     getLogger("ContinuousBatchingLogger").setLevel(ERROR)  # that the manager is made for these requests is meant
     model, tokenizer = load_writer(work)
     config = greedy(work, tokenizer, eos_token_id=NO_TOKEN)
+    inputs = tokenizer(list(work.lines))["input_ids"]
+    longest = max(len(ids) for ids in inputs) + work.num_new_tokens
+    # Left alone it takes most of the machine's memory for its pages; these hold every request from its first token on.
+    room = ContinuousBatchingConfig(
+        page_size=PAGE_TOKENS,
+        num_blocks=len(inputs) * -(-longest // PAGE_TOKENS) + SPARE_BLOCKS,
+        max_batch_tokens=max(MIN_BATCH_TOKENS, sum(len(ids) for ids in inputs)),
+    )
 
     def answer() -> Answers:
         inputs = tokenizer(list(work.lines))["input_ids"]
-        found = model.generate_batch(inputs=inputs, generation_config=config, persistent_manager=True)
+        found = model.generate_batch(
+            inputs=inputs, generation_config=config, continuous_batching_config=room, persistent_manager=True
+        )
         return [list(one.generated_tokens) for one in found.values()]
 
     yield timed(answer, work.num_tokens)
