@@ -186,7 +186,7 @@ def _reads(form: HeadForm, kind: HeadKind, pool: Pool | None, spec: BackboneSpec
     if kind in READS_TOKENS:
         reasons.expect(pool is None, f"pool {pool!r} is for one vector a row; a {kind} head reads every token")
         reasons.expect(
-            spec.is_causal or spec.model_type in _PLAIN_TOKENS or form == "prediction",
+            spec.is_causal or spec.is_relative or spec.model_type in _PLAIN_TOKENS or form == "prediction",
             f"{kind} heads of model type {spec.model_type!r} have layers before the head that no adapter saves",
             MissingLayerError,
         )

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_cases import EVERY_COLUMN, again, answer, load_request, open_engine, random_ids, running
+from engine_cases import EVERY_COLUMN, again, answer, load_request, open_engine, peft_artifact, random_ids, running
 from parity import assert_within
+from peft_cases import load_peft, save_peft
 from seq2seq_cases import Fed, live_logits
 from stack_cases import (
+    NUM_VIRTUAL,
     begins,
     decoder_row,
     endless,
@@ -24,7 +26,7 @@ from stack_cases import (
 )
 from tiny_archs import SEQ2SEQ
 
-from prompt_store.manifest import HeadKind
+from prompt_store.manifest import HeadKind, PublisherManifest
 from server.engine.engine import Engine
 from server.engine.types import ReadEmbedding, SamplingParams
 
@@ -136,3 +138,18 @@ async def test_an_embedding_is_read_off_the_encoder_alone(opened: Opened, arch: 
         with torch.inference_mode():
             wanted = model.get_encoder()(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(0)
         assert_within(outcome.logits, wanted, TOLERANCE, f"embeddings on {arch}")
+
+
+@pytest.mark.anyio
+async def test_a_head_for_tokens_reads_the_encoder_alone(opened: Opened, tmp_path: Path) -> None:
+    engine, _ = opened("t5")
+    save_peft("t5", "PROMPT_TUNING", "TOKEN_CLS", tmp_path, NUM_VIRTUAL)
+    request = load_request("tokens", peft_artifact(tmp_path, engine.spec, PublisherManifest()))
+    model = load_peft("t5", tmp_path)
+    async with running(engine) as live:
+        ids = random_ids(12, 0)
+        outcome = await answer(live, request, decoder_row(request, ids, ()))
+        with torch.inference_mode():
+            row = torch.tensor([ids])
+            wanted = model(input_ids=row, attention_mask=torch.ones_like(row)).logits[0, -len(ids) :]
+        assert_within(outcome.logits, wanted, TOLERANCE, "PEFT on t5, tokens")
