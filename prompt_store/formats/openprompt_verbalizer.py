@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from prompt_store.errors import UnservedMethodError
 from prompt_store.formats.checkpoint import Reasons, shorten
 from prompt_store.formats.openprompt_head import soft_head
 from prompt_store.formats.openprompt_words import MAX_WORDS, Tokens, class_names, file_tokens, said_words
@@ -62,6 +63,7 @@ def _expect_known(tensors: _Tensors, reasons: Reasons) -> None:
     reasons.expect(
         _PROTOTYPES not in tensors,
         "its ProtoVerbalizer compares hidden states with prototypes and mixes that with words; that is not served",
+        UnservedMethodError,
     )
     known = {*_WORDS, _WEIGHTS, _CALIBRATION, _PROTOTYPES}
     strangers = sorted(name for name in tensors if name not in known and not name.startswith(_HEAD))

@@ -63,6 +63,11 @@ def _anywhere() -> Iterator[Told]:
     tuned = {"freeze_plm": False, "template": {}, "verbalizer": {"classes": ["a"], "label_words": [["x"]]}}
     run = {"prompt_model.template.soft_embeds": ROWS, "prompt_model.plm.weight": ROWS}
     yield "OpenPrompt with a tuned backbone", WORDS, Checkpoint(run, tuned), words
+    proto = {"template.soft_embeds": ROWS, "verbalizer.head.weight": ROWS, "verbalizer.proto": ROWS}
+    yield "OpenPrompt ProtoVerbalizer", "prototypes", Checkpoint(proto, {"freeze_plm": True}), PublisherManifest()
+    code = {"freeze_plm": True, "template": '{"placeholder": "text_a", "post_processing": lambda x: x} {"mask"}'}
+    rows = Checkpoint({"template.soft_embeds": ROWS}, code)
+    yield "OpenPrompt template with code in it", WORDS, rows, words
 
 
 def _on_decoders(arch: str) -> Iterator[Told]:
@@ -111,6 +116,7 @@ def _on_encoders() -> Iterator[Told]:
     words = PublisherManifest(label_words={"x": ("x",)}, template="<cls>{text}<soft:3><mask><sep>")
     encoder = FewShotEncoder(3, WIDTH)
     yield "P-Tuning v1 few-shot without its backbone", WORDS, Checkpoint(saved(encoder)), words
+    yield "P-Tuning v1 few-shot of COPA", WORDS, Checkpoint(saved(encoder), {"task_name": "copa"}), words
     yield "TGIS decoder.pt", WORDS, Checkpoint({"decoder": ROWS}), PublisherManifest(label_words={"x": ("x",)})
     for kind in (HeadKind.SEQUENCE_CLASSIFICATION, HeadKind.TOKEN_CLASSIFICATION, HeadKind.QUESTION_ANSWERING):
         other = PrefixModel("bert", kind).checkpoint()
