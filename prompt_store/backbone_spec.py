@@ -49,6 +49,7 @@ class BackboneSpec:
     max_abs_cross_key: tuple[float, ...] = ()
     max_abs_cross_value: tuple[float, ...] = ()
     refusals: dict[PromptPlace, str] = field(default_factory=dict)  # a place that cannot be served -> why
+    counts_keys: bool = False  # ALiBi: where a text begins is how many keys stand before it, and nothing else
     pooler_activation: str = "tanh"  # of a pooler of this architecture, whoever brings it
     head_activation: str = "gelu"  # of a classifier's first layer, where the architecture leaves it to the config
     norm_eps: float | None = None  # of its LayerNorms, as its config says

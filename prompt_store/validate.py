@@ -75,6 +75,11 @@ def _position_faults(artifact: Artifact, spec: BackboneSpec, limits: Limits) -> 
     if artifact.places and not {"embeds", "kv"} & set(artifact.places):
         n = 0  # the decoder's, on an encoder-decoder
     first = n if offset is None or "kv" not in artifact.places else offset
+    if spec.counts_keys and first != n:
+        yield (
+            f"text_position_offset is {first}; backbone {spec.name} knows no positions but the keys before a token "
+            f"(ALiBi), so its text begins at {n}"
+        )
     if first + limits.min_text_tokens > spec.max_positions:
         yield (
             f"text would start at position {first}; backbone {spec.name} has {spec.max_positions} positions, "

@@ -38,6 +38,7 @@ def test_every_head_alone_and_mixed(arch: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("arch", WRITERS)
 async def test_rows_of_several_tasks_write_pefts_tokens_together(arch: str, tmp_path: Path) -> None:
     engine = open_engine(arch, tmp_path / arch)
+    assert engine.spec.counts_keys == (arch in ("bloom", "falcon-rw"))
     sampling = SamplingParams(max_new_tokens=NUM_NEW, ignore_eos=True)
     requests, wanted, rows = [], [], []
     for place, peft_type in enumerate(PROMPTS):

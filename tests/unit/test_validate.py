@@ -178,6 +178,12 @@ def test_positions_must_be_left_for_text() -> None:
     assert reasons(prompt(), replace(DECODER, max_positions=N + 1), Limits(min_text_tokens=2))
 
 
+def test_a_text_begins_behind_its_prefix_where_keys_are_counted() -> None:
+    alibi = replace(DECODER, counts_keys=True)
+    assert validate(changed(prefix(), text_position_offset=N), alibi) == validate(prefix(), alibi) == ()
+    assert f"its text begins at {N}" in reasons(changed(prefix(), text_position_offset=0), alibi)[0]
+
+
 def test_text_position_offset_counts_for_a_prefix() -> None:
     assert validate(changed(prefix(), text_position_offset=0), replace(DECODER, max_positions=N)) == ()
     assert "position 600" in reasons(changed(prefix(), text_position_offset=600))[0]

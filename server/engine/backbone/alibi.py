@@ -7,8 +7,14 @@ give the same weights; counting from the query keeps its digits in long rows.
 from __future__ import annotations
 
 import torch
+from transformers import PretrainedConfig
 
 from server.engine.kernels.scores import PlaceBias
+
+
+def counts_keys(config: PretrainedConfig) -> bool:
+    """Whether ALiBi's distances are all that a backbone of this config knows of positions."""
+    return config.model_type in ("bloom", "mpt") or (config.model_type == "falcon" and bool(config.alibi))
 
 
 def alibi(slopes: torch.Tensor) -> PlaceBias:

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 from prompt_store.backbone_files import hash_weights, weight_files
 from prompt_store.backbone_spec import BackboneSpec, PromptPlace
 from prompt_store.weight_digests import group_digests
+from server.engine.backbone.alibi import counts_keys
 from server.engine.backbone.backbone import Backbone
 from server.engine.backbone.gates import is_relative
 from server.engine.backbone.loading import BackboneParts
@@ -54,6 +55,7 @@ def describe(backbone: Backbone, directory: Path, refusals: dict[PromptPlace, st
         max_positions=shape.max_positions,
         num_token_types=shape.num_token_types,
         has_pooler=backbone.pooler is not None,
+        counts_keys=counts_keys(parts.config),
         pooler_activation=getattr(parts.config, "pooler_hidden_act", "tanh"),
         head_activation=_head_activation(parts.config),
         norm_eps=getattr(parts.config, "layer_norm_eps", None),
