@@ -14,6 +14,7 @@ import torch
 from engine_cases import again, load_request, open_engine, random_ids
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from stack_cases import three_prefixes
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
@@ -63,10 +64,10 @@ class House:
         )
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> House:
+@pytest.fixture(scope="module", params=["llama-gqa", "t5"])
+def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> House:
     """Two versions that write over a prefix, one poisoned, one that reads label words behind virtual tokens."""
-    backbone = open_engine("llama-gqa", tmp_path_factory.mktemp("backbone"))
+    backbone = open_engine(request.param, tmp_path_factory.mktemp("backbone"))
     spec = backbone.spec
     versions = (
         load_request("writer", prefix_artifact(spec, 6, seed=0), ReadText()),
@@ -93,6 +94,8 @@ def prefix_artifact(spec: BackboneSpec, n: int, seed: int, scale: float = 1.0) -
     generator = torch.Generator().manual_seed(seed)
     shape = (spec.num_layers, spec.num_key_value_heads, n, spec.head_dim)
     kv = {name: torch.randn(shape, generator=generator) * scale for name in ("kv.key", "kv.value")}
+    if spec.is_encoder_decoder:
+        kv = {name: tensor * scale for name, tensor in three_prefixes(spec, n, seed).items()}
     return Artifact(manifest(spec, Method.PREFIX_TUNING, HeadKind.GENERATION, n), kv)
 
 
@@ -172,7 +175,9 @@ class Traffic:
         if lease is None:
             return
         n = len(version.leading)
-        row = RowInput((0,) * n + tuple(random_ids(op.num_text, seed=op.num_text)), tuple(range(n)))
+        text = tuple(random_ids(op.num_text, seed=op.num_text))
+        start = self.engine.spec.decoder_start_token_id
+        row = RowInput((0,) * n + text, tuple(range(n)), decoder_ids=() if start is None else (start,))
         sampling = SamplingParams(max_new_tokens=op.num_new, temperature=op.temperature, repetition_penalty=1.1)
         deadline = None if op.deadline_s is None else time.monotonic() + op.deadline_s
         try:
