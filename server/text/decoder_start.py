@@ -22,7 +22,10 @@ def decoder_start(manifest: Manifest, spec: BackboneSpec, tokenizer: TextTokeniz
     if manifest.decoder_text is not None:
         ids, _ = tokenizer.encode(manifest.decoder_text)
         if not ids or max(ids) >= spec.vocab_size:
-            raise UnfitError(f"decoder_text {manifest.decoder_text[:80]!r} gives the tokens {ids[:8]}: not this one's")
+            raise UnfitError(
+                f"decoder_text {manifest.decoder_text[:80]!r} gives the token ids {ids[:8]}; it needs some, and all "
+                f"below {spec.vocab_size}, the size of the vocabulary of {spec.name}"
+            )
         return start, *ids
     first = spec.decoder_first_token_id if manifest.kind is HeadKind.GENERATION else None
     return (start,) if first is None else (start, first)
