@@ -34,6 +34,8 @@ _Config = Mapping[str, object]
 def claim(checkpoint: Checkpoint) -> str | None:
     """Return the evidence: the prompt table, or the encoder of older versions."""
     marks = ("prompt_table.", _OLD_ENCODER)
+    if "peft_type" in (checkpoint.config or {}):
+        return None  # PEFT may save its encoder by that name beside what it gave
     found = next((name for name in sorted(checkpoint.tensors) if name.startswith(marks)), None)
     return found and f"tensor {found[:80]!r}"
 

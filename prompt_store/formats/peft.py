@@ -31,6 +31,8 @@ from prompt_store.manifest import HeadKind, Method, PublisherManifest
 _PROMPT = "prompt_embeddings"
 _TASK_COLS = "prefix_task_cols"
 _TASK_ROWS = "prefix_task_rows"
+_OWN = frozenset({_PROMPT, _TASK_COLS, _TASK_ROWS})
+_ENCODER = "prompt_encoder."  # applied when the file was saved
 
 # Of these, training drops the token types: `PeftModelForQuestionAnswering.forward` hands them to nobody, and
 # `PeftModelForFeatureExtraction.forward` sets them to None.
@@ -68,9 +70,9 @@ def convert(checkpoint: Checkpoint, publisher: PublisherManifest, spec: Backbone
     config: Mapping[str, Any] = checkpoint.config or {}
     fields = read_fields(config, spec, reasons)
     _expect_method(fields, publisher, spec, reasons)
-    modules = saved_modules(
-        {name: t for name, t in checkpoint.tensors.items() if name not in {_PROMPT, _TASK_COLS, _TASK_ROWS}}, reasons
-    )
+    # PEFT saves every module whose name has one of modules_to_save in it: `head` is also in its encoder's `mlp_head`.
+    beside = {name: t for name, t in checkpoint.tensors.items() if not name.startswith(_ENCODER)}
+    modules = saved_modules({name: t for name, t in beside.items() if name not in _OWN}, reasons)
     reasons.expect(_PROMPT in checkpoint.tensors, f"no tensor {_PROMPT!r}; {checkpoint.describe()}")
     prompt: _Baked = {}
     if fields is not None and _PROMPT in checkpoint.tensors:
