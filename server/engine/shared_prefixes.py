@@ -59,9 +59,12 @@ class SharedPrefixes:
         mask = self._mask(group, num_heads // key.shape[1], rules.window, query.dtype)
         # A bias by token is for the text alone: a key of a soft prompt gets one by its place, or none.
         mine = LayerRules(scaling=rules.scaling, softcap=rules.softcap, bias=self._bias(group, rules, key.shape[1]))
-        # A window may hide the whole prefix from a query.
-        attend = attend_partly if mask is None else attend_partly_explicit
-        output, lse = attend(stacked, key, value, mask, mine, is_causal=False)
+        if mask is None and mine.bias is None and key.shape[1] % 2 and key.shape[2] % 2 == 0:
+            output, lse = _in_halves(stacked, key, value, mine)
+        else:
+            # A window may hide the whole prefix from a query.
+            attend = attend_partly if mask is None else attend_partly_explicit
+            output, lse = attend(stacked, key, value, mask, mine, is_causal=False)
         apart = (key.shape[1], num_tokens, num_heads // key.shape[1], -1)
         return Partial(
             output[0].reshape(apart).transpose(0, 1).flatten(1, 2),
@@ -87,6 +90,13 @@ class SharedPrefixes:
         return torch.zeros(distance.shape, dtype=dtype, device=keys.device).masked_fill_(
             distance >= window, float("-inf")
         )[None, None]
+
+
+def _in_halves(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rules: LayerRules) -> Partial:
+    """Attend to both halves of the keys at once and merge: an odd number of heads would leave cores idle."""
+    keys, values = (part[0].reshape(part.shape[1], 2, -1, part.shape[3]).transpose(0, 1) for part in (key, value))
+    output, lse = attend_partly(query.expand(2, -1, -1, -1), keys, values, None, rules, is_causal=False)
+    return merge(Partial(output[:1], lse[:1]), Partial(output[1:], lse[1:]))
 
 
 @dataclass(frozen=True, slots=True)

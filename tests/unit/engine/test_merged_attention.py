@@ -7,6 +7,7 @@ import torch
 
 from server.engine.kernels.merged import Partial, attend_partly, attend_partly_explicit, merge, with_sinks
 from server.engine.kernels.scores import LayerRules, attend_explicit
+from server.engine.shared_prefixes import TokensBehind, share_prefixes
 
 ROWS, HEADS, KV_HEADS, WIDTH = 2, 4, 2, 16
 RULES = (LayerRules(0.25), LayerRules(0.25, softcap=3.0))
@@ -53,3 +54,24 @@ def test_sinks_join_the_denominator_alone() -> None:
     output, lse = attend_partly(q, k, v, None, LayerRules(0.25), False)
     tokens_first = Partial(output[0].transpose(0, 1), lse[0].transpose(0, 1))
     torch.testing.assert_close(with_sinks(tokens_first, sinks), wanted)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 3])
+@pytest.mark.parametrize("num_prefix", [7, 8])
+def test_a_shared_prefix_gives_each_row_what_its_own_copy_would(kv_heads: int, num_prefix: int) -> None:
+    heads, lengths = 2 * kv_heads, (1, 4)
+    prefix = tuple(random(2, num_prefix, kv_heads, WIDTH + part)[..., :WIDTH] for part in (0, 1))
+    query, key, value = (random(5, count, WIDTH) for count in (heads, kv_heads, kv_heads))
+    shared = share_prefixes(
+        [TokensBehind(prefix, 0, lengths[0], 3), TokensBehind(prefix, 1, lengths[1], 0)], torch.device("cpu")
+    )
+    assert shared is not None
+    output, lse, wanted = torch.empty(5, heads, WIDTH), torch.empty(5, heads), torch.empty(5, heads, WIDTH)
+    for start, count in ((0, 1), (1, 4)):
+        q, k, v = (part[start : start + count].transpose(0, 1)[None] for part in (query, key, value))
+        own = attend_partly(q, k, v, None, RULES[0], False)
+        output[start : start + count], lse[start : start + count] = own.output[0].transpose(0, 1), own.lse[0].T
+        whole = [torch.cat([part[1].transpose(0, 1)[None], mine], 2) for part, mine in zip(prefix, (k, v), strict=True)]
+        wanted[start : start + count] = attend_explicit(q, *whole, None, RULES[0])[0].transpose(0, 1)
+    shared.merge_into(1, query, Partial(output, lse), RULES[0])
+    torch.testing.assert_close(output, wanted)
