@@ -18,7 +18,7 @@ from prompt_store.manifest import PublisherManifest
 HEADS = {"sequence classification", "token classification", "question answering"}
 
 
-@pytest.mark.parametrize("arch", ["distilbert", "modernbert", "modernbert-mean", "gte", "jina-v3"])
+@pytest.mark.parametrize("arch", ["distilbert", "modernbert", "modernbert-mean", "nomic-bert", "jina-v3"])
 def test_a_head_is_read_with_every_layer(arch: str, tmp_path: Path) -> None:
     engine = open_engine(arch, tmp_path / arch)
     mine = [case for case in peft_cases(arch, tmp_path) if case.family == "PEFT PROMPT_TUNING" and case.head in HEADS]
