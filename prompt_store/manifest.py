@@ -182,7 +182,7 @@ class PublisherManifest(_Part):
     decoder_position_offset: Annotated[int, Field(ge=0)] | None = None
     decoder_text: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     peft_layer_order: Literal["peft", "straight", "older"] | None = (
-        None  # see `prompt_store.formats.peft`; default peft
+        None  # see `prompt_store.formats.peft.family`; default peft
     )
     # Which of PEFT's two forward passes on an encoder-decoder is served: training's also has a prompt in the decoder.
     peft_decoder: Literal["generate", "training"] | None = None

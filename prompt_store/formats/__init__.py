@@ -1,6 +1,6 @@
 """Checkpoints of other people's training code, and what becomes of them: one artifact, baked once.
 
-One family, one module: it states its tensors, its math and its source. `recognise` picks one, never by guessing.
+One family, one module, or one package where it has several parts: it states its tensors, its math and its source. `recognise` picks one, never by guessing.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import CheckpointError
-from prompt_store.formats import nemo, peft
-from prompt_store.formats.assemble import assemble
+from prompt_store.formats.assembly.assemble import assemble
+from prompt_store.formats.assembly.sources import Sources
 from prompt_store.formats.checkpoint import Checkpoint, read_config
 from prompt_store.formats.family import Family, Parts
+from prompt_store.formats.nemo import family as nemo
+from prompt_store.formats.peft import family as peft
 from prompt_store.formats.recognise import recognise
 from prompt_store.formats.scale import scaled
-from prompt_store.formats.sources import Sources
 from prompt_store.manifest import PublisherManifest
 
 __all__ = ["Checkpoint", "Converted", "convert", "read_config"]

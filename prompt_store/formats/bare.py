@@ -23,9 +23,9 @@ from prompt_store.artifact import (
     KV_VALUE,
 )
 from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.formats.assembly.labels import config_labels, config_problem_type
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
 from prompt_store.formats.family import Family, Parts
-from prompt_store.formats.labels import config_labels, config_problem_type
 from prompt_store.manifest import Method, PublisherManifest
 
 _PAIRS = ((KV_KEY, KV_VALUE), (DECODER_KV_KEY, DECODER_KV_VALUE), (CROSS_KV_KEY, CROSS_KV_VALUE))

@@ -9,8 +9,8 @@ import torch
 
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import CheckpointError
+from prompt_store.formats.assembly.heads import Reads
 from prompt_store.formats.checkpoint import Checkpoint
-from prompt_store.formats.heads import Reads
 from prompt_store.label_scoring import LabelScoring, LabelWords
 from prompt_store.manifest import (
     HeadKind,

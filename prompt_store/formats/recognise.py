@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from prompt_store.errors import CheckpointError
-from prompt_store.formats import (
-    bare,
-    canonical,
-    cartridges,
-    chatglm,
-    nemo,
-    openprompt,
-    peft,
-    prefix_tuning,
-    ptuning_v1_fewshot,
-    ptuning_v1_lama,
-    ptuning_v2,
-    ptuning_v2_prompt,
-    t5x,
-    tgis,
-)
+from prompt_store.formats import bare, canonical, cartridges, chatglm, t5x, tgis
 from prompt_store.formats.checkpoint import Checkpoint
 from prompt_store.formats.family import Family
+from prompt_store.formats.nemo import family as nemo
+from prompt_store.formats.openprompt import family as openprompt
+from prompt_store.formats.peft import family as peft
+from prompt_store.formats.prefix_tuning import gpt2 as prefix_tuning
+from prompt_store.formats.ptuning import v1_fewshot as ptuning_v1_fewshot
+from prompt_store.formats.ptuning import v1_lama as ptuning_v1_lama
+from prompt_store.formats.ptuning import v2 as ptuning_v2
+from prompt_store.formats.ptuning import v2_prompt as ptuning_v2_prompt
 from prompt_store.formats.refused import NOT_TAKEN
 
 FAMILIES: tuple[Family, ...] = (

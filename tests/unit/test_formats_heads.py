@@ -8,7 +8,7 @@ from checkpoint_cases import DECODER, ENCODER
 
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import CheckpointError
-from prompt_store.formats.heads import HeadTensors, head_module
+from prompt_store.formats.assembly.heads import HeadTensors, head_module
 from prompt_store.manifest import HeadKind, HeadModule
 
 SEQUENCE, TOKENS = HeadKind.SEQUENCE_CLASSIFICATION, HeadKind.TOKEN_CLASSIFICATION

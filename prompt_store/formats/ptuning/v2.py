@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.encoders import run_mlp
+from prompt_store.formats.assembly.labels import config_labels, config_problem_type
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
 from prompt_store.formats.family import Family, Parts
-from prompt_store.formats.labels import config_labels, config_problem_type
 from prompt_store.formats.prefix_layout import prefix_for
 from prompt_store.formats.table import below, read_table
 from prompt_store.formats.trained_model import read_model

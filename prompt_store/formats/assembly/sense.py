@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prompt_store.artifact import DECODER_KV_KEY, KV_KEY
 from prompt_store.errors import TrainedBackboneError
+from prompt_store.formats.assembly.sources import Sources
 from prompt_store.formats.checkpoint import Reasons
-from prompt_store.formats.sources import Sources
 from prompt_store.manifest import HEADED, HeadKind
 
 DECODED = frozenset({HeadKind.GENERATION, HeadKind.LABEL_WORDS})

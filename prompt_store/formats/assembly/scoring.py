@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from prompt_store.formats.assembly.sources import Sources
 from prompt_store.formats.checkpoint import Reasons
-from prompt_store.formats.sources import Sources
 from prompt_store.label_scoring import LabelScoring
 from prompt_store.manifest import HeadKind
 

@@ -14,8 +14,8 @@ import torch
 from prompt_store.artifact import DECODER_EMBEDS, DECODER_KV_KEY, DECODER_KV_VALUE, EMBEDS, KV_KEY
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats.checkpoint import Reasons
-from prompt_store.formats.peft_bloom import MODEL_TYPE as BLOOM
-from prompt_store.formats.peft_config import PREFIXES, PeftFields
+from prompt_store.formats.peft.bloom import MODEL_TYPE as BLOOM
+from prompt_store.formats.peft.config import PREFIXES, PeftFields
 from prompt_store.formats.prefix_layout import num_layers
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
 

@@ -21,10 +21,10 @@ from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import CheckpointError, UnreadPrefixError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
 from prompt_store.formats.family import Family, Parts
-from prompt_store.formats.peft_bloom import bloom_remarks, older_layers
-from prompt_store.formats.peft_config import PREFIXES, PeftFields, read_fields
-from prompt_store.formats.peft_modules import saved_modules
-from prompt_store.formats.peft_seq2seq import expect_asked, expect_place, placed, remarks
+from prompt_store.formats.peft.bloom import bloom_remarks, older_layers
+from prompt_store.formats.peft.config import PREFIXES, PeftFields, read_fields
+from prompt_store.formats.peft.modules import saved_modules
+from prompt_store.formats.peft.seq2seq import expect_asked, expect_place, placed, remarks
 from prompt_store.formats.prefix_layout import per_layer
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
 

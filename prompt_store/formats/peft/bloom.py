@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from prompt_store.artifact import KV_KEY, KV_VALUE
-from prompt_store.formats.peft_config import PREFIXES, PeftFields
+from prompt_store.formats.peft.config import PREFIXES, PeftFields
 from prompt_store.manifest import PublisherManifest
 
 MODEL_TYPE = "bloom"

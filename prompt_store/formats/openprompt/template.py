@@ -16,8 +16,8 @@ from typing import cast
 
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.formats.checkpoint import Reasons
-from prompt_store.formats.openprompt_config import dig
-from prompt_store.formats.openprompt_text import Piece
+from prompt_store.formats.openprompt.config import dig
+from prompt_store.formats.openprompt.text import Piece
 from prompt_store.template import Field, Literal, Part, Soft, Special, SpecialName, Template, parse_template
 
 Place = OneOf["front", "pieces", "separate", "none"]

@@ -22,7 +22,7 @@ from prompt_store.errors import UnservedMethodError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons, shorten
 from prompt_store.formats.family import Family, Parts
 from prompt_store.formats.prefix_layout import prefix_for, prefix_width
-from prompt_store.formats.prefix_tuning_bart import MARKS, convert_bart
+from prompt_store.formats.prefix_tuning.bart import MARKS, convert_bart
 from prompt_store.formats.table import below, read_table
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
 

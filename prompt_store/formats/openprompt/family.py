@@ -26,10 +26,10 @@ from prompt_store.encoders import run_mlp, run_prompt_encoder
 from prompt_store.errors import ManifestError
 from prompt_store.formats.checkpoint import Checkpoint, Reasons, shorten
 from prompt_store.formats.family import Family, Parts
-from prompt_store.formats.openprompt_config import dig, section, template_text
-from prompt_store.formats.openprompt_template import Place, Written, write_template
-from prompt_store.formats.openprompt_text import Piece, pieces_of
-from prompt_store.formats.openprompt_verbalizer import read_verbalizer
+from prompt_store.formats.openprompt.config import dig, section, template_text
+from prompt_store.formats.openprompt.template import Place, Written, write_template
+from prompt_store.formats.openprompt.text import Piece, pieces_of
+from prompt_store.formats.openprompt.verbalizer import read_verbalizer
 from prompt_store.formats.prefix_layout import Site, prefix_for
 from prompt_store.formats.table import below, read_table
 from prompt_store.manifest import HeadKind, Method, PublisherManifest

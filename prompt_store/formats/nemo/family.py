@@ -20,7 +20,7 @@ from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.encoders import run_mlp, run_prompt_encoder
 from prompt_store.formats.checkpoint import Checkpoint, Reasons, shorten
 from prompt_store.formats.family import Family, Parts
-from prompt_store.formats.nemo_template import nemo_template
+from prompt_store.formats.nemo.template import nemo_template
 from prompt_store.formats.table import below, read_table
 from prompt_store.manifest import HeadKind, Method, PublisherManifest
 

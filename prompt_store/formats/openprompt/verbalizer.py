@@ -15,8 +15,8 @@ import torch
 
 from prompt_store.errors import UnservedMethodError
 from prompt_store.formats.checkpoint import Reasons, shorten
-from prompt_store.formats.openprompt_head import soft_head
-from prompt_store.formats.openprompt_words import MAX_WORDS, Tokens, class_names, file_tokens, said_words
+from prompt_store.formats.openprompt.head import soft_head
+from prompt_store.formats.openprompt.words import MAX_WORDS, Tokens, class_names, file_tokens, said_words
 from prompt_store.label_scoring import LabelScoring, LabelWords
 from prompt_store.manifest import PublisherManifest
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from prompt_store.artifact import EMBEDS
 from prompt_store.backbone_spec import BackboneSpec
+from prompt_store.formats.assembly.labels import config_labels, config_problem_type
 from prompt_store.formats.checkpoint import Checkpoint, Reasons
 from prompt_store.formats.family import Family, Parts
-from prompt_store.formats.labels import config_labels, config_problem_type
 from prompt_store.formats.table import read_table
 from prompt_store.formats.trained_model import read_model
 from prompt_store.manifest import READS_TOKENS, HeadKind, Method, PublisherManifest

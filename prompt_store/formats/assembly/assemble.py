@@ -13,14 +13,14 @@ import torch
 from prompt_store.artifact import CROSS_KV_KEY, DECODER_EMBEDS, DECODER_KV_KEY, EMBEDS, KV_KEY, Artifact
 from prompt_store.canonical import canonical_json
 from prompt_store.errors import MissingLayerError
+from prompt_store.formats.assembly.embeddings import embedding_fields, expect_embedding, ignored_head
+from prompt_store.formats.assembly.heads import HeadTensors, head_module, num_labels
+from prompt_store.formats.assembly.labels import Labels, head_labels, word_labels
+from prompt_store.formats.assembly.scoring import expect_scoring, label_scoring
+from prompt_store.formats.assembly.sense import DECODED, expect_own_weights, expect_sense
+from prompt_store.formats.assembly.sources import HEAD_NAMES, Sources
+from prompt_store.formats.assembly.templates import expect_template, task_template
 from prompt_store.formats.checkpoint import Reasons
-from prompt_store.formats.embeddings import embedding_fields, expect_embedding, ignored_head
-from prompt_store.formats.heads import HeadTensors, head_module, num_labels
-from prompt_store.formats.labels import Labels, head_labels, word_labels
-from prompt_store.formats.scoring import expect_scoring, label_scoring
-from prompt_store.formats.sense import DECODED, expect_own_weights, expect_sense
-from prompt_store.formats.sources import HEAD_NAMES, Sources
-from prompt_store.formats.templates import expect_template, task_template
 from prompt_store.label_scoring import LabelWords
 from prompt_store.manifest import HEADED, Fingerprint, HeadKind, HeadModule, Manifest, Method
 

@@ -1,0 +1,1 @@
+"""From a checkpoint's parts, the publisher's words and the version it builds on, to one artifact."""

@@ -1,0 +1,1 @@
+"""OpenPrompt: its templates and verbalizers."""

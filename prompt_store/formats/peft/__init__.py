@@ -1,0 +1,1 @@
+"""HuggingFace PEFT: its directories, and what each of its methods left in them."""

@@ -1,0 +1,1 @@
+"""Prefix-Tuning, as its authors save it."""
