@@ -1,6 +1,7 @@
 """Checkpoints of other people's training code, and what becomes of them: one artifact, baked once.
 
-One family, one module, or one package where it has several parts: it states its tensors, its math and its source. `recognise` picks one, never by guessing.
+One family, one module, or a package where it has parts: it states its tensors, its math and its source. `recognise`
+picks one, never by guessing.
 """
 
 from __future__ import annotations
