@@ -49,7 +49,7 @@ class Served:
     def _write(self, batch: Sequence[Ids], forced: Sequence[Written] | None) -> list[list[int]]:
         rows = [self._row(ids) for ids in batch]
         for row in rows:
-            row.pool = self.engine._memory.take(row, row.num_keys)
+            assert row.take_slots(self.engine._memory)
         said: list[list[int]] = [[] for _ in rows]
         for step in range(self.prompt.num_new):
             results = self.engine._stepper.run(rows)
@@ -58,8 +58,7 @@ class Served:
                 said[place].append(token.token_id)
                 row.write(replace(token, token_id=forced[place][step]) if forced else token, frozenset())
         for row in rows:
-            if row.pool is not None:
-                self.engine._memory.release(row.pool, row)
+            row.release_slots(self.engine._memory)
         return said
 
     def _row(self, ids: Ids) -> RunningRow:
