@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from engine_cases import backbone_directory
+from engine_cases import backbone_directory, peft_artifact
 from fidelity.__main__ import main
-from fidelity.agreement.measuring import Agreement, Half
+from fidelity.agreement.measuring import Agreement, Half, measure
 from fidelity.agreement.prompt import Peer, Prompt
 from fidelity.agreement.report import HALF, half_section, lines_of, section_of, totals, with_section
+from fidelity.agreement.tiny import tiny_prompts
 
 from prompt_store.artifact import Artifact
+from prompt_store.manifest import PublisherManifest
 from server.engine.backbone.backbone import Backbone
 from server.engine.backbone.loading import load_parts
 from server.engine.backbone.reader import NUM_REFINED
@@ -72,6 +75,23 @@ def test_a_few_rows_are_measured_and_written(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 tiny prompts, 24 answers: softmux keeps ")
     assert page.read_text().count("| tiny | gpt2 | PEFT PREFIX_TUNING, next token | 12 | 12 | ") == 1
     assert page.read_text().endswith("\n\n## Served\n\n| a |\n")
+
+
+def test_what_is_written_is_measured_too(tmp_path: Path) -> None:
+    prompt = next(tiny_prompts(tmp_path, 4, ["gpt2"]))
+    writing = replace(
+        prompt,
+        artifact=lambda spec: peft_artifact(tmp_path / "gpt2-PROMPT_TUNING", spec, PublisherManifest()),
+        reading=None,
+        num_new=5,
+    )
+
+    agreement = measure(writing, is_half=True)
+
+    assert agreement.num_answers == 20
+    assert agreement.is_exact
+    assert agreement.softmux is not None
+    assert agreement.peer is not None
 
 
 def test_a_line_takes_the_place_of_its_older_self() -> None:
