@@ -56,7 +56,7 @@ class Engine:
         self._backbone = backbone
         self._bringing = Bringing(backbone)
         self._stepper = Stepper(backbone)
-        self._trial = Trial(self._bringing, self._stepper, spec)
+        self._trial = Trial(self._bringing, self._stepper, spec, settings.share_prefix_from)
         self._residency = Residency(settings.resident_budget_bytes, observer.evicted)
         self._admission = Admission(
             AdmissionLimits(settings.max_waiting_rows, settings.max_waiting_tokens), time.monotonic
@@ -80,7 +80,7 @@ class Engine:
         parts = load_parts(directory, _dtype(settings), _device(settings))
         left = settings.wide_weight_bytes
         left -= quicken_output(parts.model, left) if parts.model is not None else 0
-        quicken(parts.base, left)
+        quicken(parts.base, left, parts.model.get_output_embeddings() if parts.model is not None else None)
         report = probe(parts.config, type(parts.model or parts.base))
         backbone = Backbone(parts)
         return cls(backbone, describe(backbone, Path(directory), report.refusals), settings, observer)

@@ -88,7 +88,7 @@ class StepPlan:
     num_calls: int = 0  # attention calls so far in this forward pass: the index of the next layer
     cross: CrossPlan | None = None  # of an encoder-decoder's decoder: every second call looks at the encoder
     _masks: dict[tuple[int, int | None], torch.Tensor | None] = field(default_factory=dict)
-    _biases: dict[tuple[int, PlaceBias], torch.Tensor] = field(default_factory=dict)
+    _biases: dict[int, tuple[PlaceBias, torch.Tensor]] = field(default_factory=dict)  # by group: the last one alone
 
     def mask(self, index: int, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
         """Return what group `index` adds to its scores under a window, or None for nothing at all.
@@ -102,14 +102,15 @@ class StepPlan:
         return self._masks[known]
 
     def bias(self, index: int, by_place: PlaceBias) -> torch.Tensor:
-        """Return what is added to group `index`'s scores; computed once for all layers that share `by_place`.
+        """Return what is added to group `index`'s scores; computed once for layers in a row that share `by_place`.
 
         Fresh: [query heads, num_tokens, num_prefix + num_tokens]. Decode: [num_rows, query heads, 1, width].
         """
-        known = (index, by_place)
-        if known not in self._biases:
-            self._biases[known] = by_place(*_places(self.groups[index], self.token_ids.device))
-        return self._biases[known]
+        owner, bias = self._biases.get(index, (None, None))
+        if owner is not by_place or bias is None:
+            bias = by_place(*_places(self.groups[index], self.token_ids.device))
+            self._biases[index] = by_place, bias
+        return bias
 
     def _build(self, group: Group, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
         if isinstance(group, DecodeGroup):

@@ -77,7 +77,8 @@ class SharedPrefixes:
             return None
         queries = self.query_places[group.tokens]
         keys = torch.arange(group.prefix[0].shape[1], device=queries.device)
-        bias = rules.place_bias(queries[:, None], keys[None])  # [query heads, t, n]
+        bias = rules.place_bias(queries[:, None], keys[None])  # [query heads, t, n]; Falcon's is one for every query
+        bias = bias.expand(-1, len(queries), -1)
         return bias.reshape(num_kv_heads, -1, *bias.shape[1:]).transpose(1, 2).flatten(1, 2)[None]
 
     def _mask(self, group: SharedPrefix, repeat: int, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:

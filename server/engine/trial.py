@@ -24,6 +24,7 @@ from server.engine.decoder_rows import running_row
 from server.engine.errors import NonFiniteError
 from server.engine.residency import PartKey
 from server.engine.rows import check_fits
+from server.engine.settings import SHARED_FROM
 from server.engine.step import RowResult, Stepper
 from server.engine.types import LoadRequest, RowInput, SamplingParams
 
@@ -34,10 +35,11 @@ _ONE_TOKEN = SamplingParams(max_new_tokens=1, num_logprobs=0)
 class Trial:
     """Runs versions in a batch of one, beside the serving steps."""
 
-    def __init__(self, bringing: Bringing, stepper: Stepper, spec: BackboneSpec) -> None:
+    def __init__(self, bringing: Bringing, stepper: Stepper, spec: BackboneSpec, share_from: int = SHARED_FROM) -> None:
         self._bringing = bringing
         self._stepper = stepper
         self._spec = spec
+        self._share_from = share_from
 
     def passes(self, request: LoadRequest, keys: dict[str, PartKey], row: RowInput) -> Iterator[None]:
         """Run `row` alone, one forward pass at each step of the iterator, so that serving goes on in between.
@@ -58,7 +60,7 @@ class Trial:
 
     def _answer(self, request: LoadRequest, keys: dict[str, PartKey], row: RowInput) -> RowResult:
         resident = self._bringing.bring(request, keys, {}).resident
-        running = running_row(resident, row, _ONE_TOKEN, self._bringing.shape)
+        running = running_row(resident, row, _ONE_TOKEN, self._bringing.shape, self._share_from)
         check_fits(running, self._spec.max_positions)
         return self._stepper.run([running])[0]
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from engine_cases import SETTINGS, again, answer, load_request, open_engine, random_ids, row_of, running
 from parity import assert_within
+from tiny_archs import ARCHS
 
 from prompt_store.artifact import Artifact
 from prompt_store.backbone_spec import BackboneSpec
@@ -84,6 +85,17 @@ async def test_rows_that_are_read(arch: str, tmp_path: Path) -> None:
     copied = await outcomes(again(opened, COPIED), HeadKind.TOKEN_CLASSIFICATION)
     for mine, theirs in zip(shared, copied, strict=True):
         assert_within(mine.logits, theirs.logits, 1e-5, f"a shared prefix on {arch}")
+
+
+@pytest.mark.anyio
+async def test_a_bias_that_is_one_for_every_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, sizes = ARCHS["falcon-rw"]
+    monkeypatch.setitem(ARCHS, "falcon-rw", (name, sizes | {"multi_query": True}))  # one key head for all queries
+    opened = open_engine("falcon-rw", tmp_path)
+    shared = await outcomes(again(opened, SHARED), HeadKind.TOKEN_CLASSIFICATION)
+    copied = await outcomes(again(opened, COPIED), HeadKind.TOKEN_CLASSIFICATION)
+    for mine, theirs in zip(shared, copied, strict=True):
+        assert_within(mine.logits, theirs.logits, 1e-5, "a shared prefix on falcon with one key head")
 
 
 @pytest.mark.anyio

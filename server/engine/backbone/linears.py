@@ -29,9 +29,12 @@ def quicken_output(model: PreTrainedModel, more_bytes: int) -> int:
     return num_bytes
 
 
-def quicken(base: nn.Module, more_bytes: int) -> None:
-    """Change the linear layers below `base`, if they are on a CPU; wide weights may take `more_bytes` of memory."""
-    linears = [module for module in base.modules() if type(module) is nn.Linear]
+def quicken(base: nn.Module, more_bytes: int, output: nn.Module | None = None) -> None:
+    """Change the linear layers below `base`, if they are on a CPU; wide weights may take `more_bytes` of memory.
+
+    `output` is left as it is: T5's stands below its base too, may be tied, and its logits are never rounded.
+    """
+    linears = [module for module in base.modules() if type(module) is nn.Linear and module is not output]
     for module in linears:
         if module.weight.device.type == "cpu" and module.weight.dtype is torch.float32:
             module.weight = _by_input(module.weight)

@@ -89,7 +89,9 @@ class LogitReader:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return [k, vocab]."""
-        logits: torch.Tensor = self._shell(**self._inputs(hidden)).logits[0].float()
+        # A tied T5 scales its states first: in float32, where what follows is.
+        given = hidden if self._is_rounded else hidden.float()
+        logits: torch.Tensor = self._shell(**self._inputs(given)).logits[0].float()
         if not self._is_rounded:
             return logits
         rows = torch.arange(len(logits), device=logits.device)

@@ -28,7 +28,7 @@ class LayerRules:
     window: int | None = None
     softcap: float | None = None
     sinks: torch.Tensor | None = None  # [query heads] one extra logit a head that takes mass and gives nothing
-    bias: torch.Tensor | None = None  # [1, query heads, T, T] over the packed sequence (T5 encoders)
+    bias: torch.Tensor | None = None  # [1, query heads, T, T] over the packed sequence
     row_bias: RowBias | None = None  # the same by row, so that no row pays for its neighbours' length (DeBERTa, MPNet)
     place_bias: PlaceBias | None = None  # by place alone, so that prefixes and a row's past have theirs (ALiBi)
 

@@ -8,6 +8,7 @@ from peft_cases import tiny_model
 from torch import nn
 
 from server.engine.backbone.linears import ExactLinear, WideLinear, WidenedLinear, quicken, quicken_output
+from server.engine.backbone.reader import LogitReader
 
 has_matrix_units = torch.cpu._is_amx_tile_supported()
 on_slow_cpus = pytest.mark.skipif(has_matrix_units, reason="this CPU has matrix units for bfloat16: nothing is widened")
@@ -60,3 +61,25 @@ def test_logits_are_written_in_float32_where_there_is_room() -> None:
 def test_a_head_of_several_layers_is_left_alone() -> None:
     model, _ = tiny_model("bert", "MASKED_LM")
     assert quicken_output(model.to(torch.bfloat16), 1 << 20) == 0
+
+
+@on_slow_cpus
+@torch.inference_mode()
+@pytest.mark.parametrize("more_bytes", [0, 1 << 20])
+def test_a_tied_t5_s_logits_are_not_rounded(more_bytes: int) -> None:
+    model, _ = tiny_model("t5", "SEQ_2_SEQ_LM")
+    model = model.to(torch.bfloat16)
+    output, hidden = model.get_output_embeddings(), torch.randn(5, model.config.d_model).bfloat16()
+    wanted = (hidden.float() * model.config.d_model**-0.5) @ output.weight.float().T
+    quicken_output(model, more_bytes)
+    quicken(model, more_bytes, output)
+
+    best = LogitReader(model).logits(hidden).topk(4)
+
+    torch.testing.assert_close(best.values, wanted.gather(1, best.indices))
+
+
+def test_an_output_that_is_tied_stays_so() -> None:
+    model, _ = tiny_model("t5", "SEQ_2_SEQ_LM")
+    quicken(model, 0, model.get_output_embeddings())
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
