@@ -6,14 +6,15 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from prompt_store.errors import ArtifactError, ConflictError, SoftmuxError, StoreCorruptError, VersionNotFoundError
+from prompt_store.errors import ArtifactError, ConflictError, SoftmuxError, VersionNotFoundError
 from prompt_store.store import RollbackRule
-from server.engine.errors import NonFiniteError, OutOfMemoryError
+from server.engine.errors import NonFiniteError
 
 _NUM_SLOTS = 10  # a window moves on by a tenth of its length
 
-# What a version does to its answers by itself. A client's mistakes, a full queue or a store that is away are not in it.
-_SPOILED = (OutOfMemoryError, ArtifactError, StoreCorruptError, VersionNotFoundError, ConflictError)
+# What a version does to its answers by itself. A client's mistakes, a full queue, a device without room (neighbours
+# and long texts fill it) and a store that is away, or that lost bytes, are not in it.
+_SPOILED = (ArtifactError, VersionNotFoundError, ConflictError)
 
 
 class Verdict(StrEnum):
