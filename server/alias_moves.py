@@ -18,6 +18,8 @@ from server.records import Records, servable_version
 from server.residents import Residents
 from server.serving import ServingTable
 
+RULE_ACTOR = "rollback-rule"  # who took an alias back, in its history
+
 log = logging.getLogger(__name__)
 
 
@@ -45,6 +47,17 @@ class AliasMoves:
             await self._require(task, targets)
             async with self._resident(task, targets):
                 return await self._serve(task, await self._store.move(task, alias, targets, if_serial, actor, terms))
+
+    async def take_back(self, task: TaskName, state: AliasState, targets: tuple[Target, ...], reason: str) -> None:
+        """Move an alias from `state` as its rollback rule says, then follow. Raises like PromptStore.move.
+
+        The store first: a base that cannot be loaded here may well serve elsewhere, and a later move must end this.
+        """
+        async with self._lock(task):
+            await self._store.move(task, state.alias, targets, state.serial, RULE_ACTOR, Terms(reason=reason))
+        # The move is made; whoever polls the store follows it as well.
+        with suppress(StoreError):
+            await self.follow(task)
 
     async def rollback(self, task: TaskName, alias: Alias, to_serial: int | None, actor: str) -> AliasState:
         """Make the past state's targets resident, roll back in the store, serve. Raises like PromptStore.rollback."""

@@ -11,12 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from prompt_store.errors import ConflictError, NotFoundError, SerialConflictError, SoftmuxError
+from prompt_store.errors import SerialConflictError, SoftmuxError, StoreFullError, StoreUnavailableError
 from prompt_store.refs import Alias, TaskName, Version
-from prompt_store.store import NO_TERMS, AliasState, Guard, Target, Terms
+from prompt_store.store import AliasState, Guard, Target
 from server.verdicts import Breach, Verdict, Window, breach
-
-RULE_ACTOR = "rollback-rule"  # who moved the alias, in its history
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +22,8 @@ log = logging.getLogger(__name__)
 class MovesAliases(Protocol):
     """Who takes an alias back."""
 
-    async def move(
-        self,
-        task: TaskName,
-        alias: Alias,
-        targets: tuple[Target, ...],
-        if_serial: int | None,
-        actor: str,
-        terms: Terms = NO_TERMS,
-    ) -> AliasState:
-        """Make the targets resident, move the alias in the store, and serve them."""
+    async def take_back(self, task: TaskName, state: AliasState, targets: tuple[Target, ...], reason: str) -> None:
+        """Move the alias in the store unless it left `state`, then serve the targets where they can be served."""
         ...
 
 
@@ -41,7 +31,7 @@ class MovesAliases(Protocol):
 class GuardSettings:
     """How an alias is taken back."""
 
-    retry_s: float = 1.0  # when the store is away, or the device has no room
+    retry_s: float = 1.0  # when the store is away or full
 
 
 @dataclass(slots=True)
@@ -121,17 +111,15 @@ class Guards:
         log.error("a rollback rule was broken", extra=words)
         while True:
             try:
-                await self._moves.move(
-                    task, state.alias, guard.targets, state.serial, RULE_ACTOR, Terms(reason=found.reason)
-                )
+                await self._moves.take_back(task, state, guard.targets, found.reason)
             except SerialConflictError:
                 log.info("somebody else moved the alias first", extra=words)
                 return
-            except (ConflictError, NotFoundError) as error:
+            except (StoreUnavailableError, StoreFullError) as error:
+                log.warning("the alias could not be taken back yet", extra=words, exc_info=error)
+            except SoftmuxError as error:
                 log.critical("the alias cannot be taken back", extra=words, exc_info=error)
                 return
-            except SoftmuxError as error:
-                log.warning("the alias could not be taken back yet", extra=words, exc_info=error)
             else:
                 log.error("the alias was taken back", extra=words)
                 self._on_rollback(found.cause)

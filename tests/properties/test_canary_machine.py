@@ -22,14 +22,14 @@ from redis_servers import RedisServer
 
 from prompt_store.digest import version_of
 from prompt_store.disk.store import DiskOptions, DiskStore
-from prompt_store.errors import ConflictError, SoftmuxError, VersionNotFoundError
+from prompt_store.errors import ConflictError, SoftmuxError, UnfitError, VersionNotFoundError
 from prompt_store.memory import MemoryStore
 from prompt_store.redis.address import parse_redis_url
 from prompt_store.redis.store import RedisStore
 from prompt_store.refs import LIVE, TaskName, TaskRef, Version
 from prompt_store.store import PromptStore, RollbackRule, Target, Terms
-from server.engine.errors import OutOfMemoryError
-from server.guards import RULE_ACTOR, GuardSettings
+from server.alias_moves import RULE_ACTOR
+from server.guards import GuardSettings
 from server.inference.errors import RequestError
 from server.tasks import Tasks, TasksSettings
 
@@ -41,7 +41,7 @@ RAWS = [classifier(seed).to_bytes() for seed in range(4)]
 VERSIONS = [version_of(raw) for raw in RAWS]
 ANSWERS: dict[str, SoftmuxError | None] = {
     "good": None,
-    "spoiled": OutOfMemoryError("no room for this row"),
+    "spoiled": UnfitError("too wide"),
     "client's": RequestError("no such field", "inputs"),
 }
 

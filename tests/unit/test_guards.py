@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 import pytest
 from fakes import FakeEngine, ManualClock, classifier, fake_engine, version_record
 
-from prompt_store.errors import ConflictError, SoftmuxError, StoreUnavailableError, UnfitError
+from prompt_store.errors import ConflictError, SoftmuxError, StoreCorruptError, StoreUnavailableError, UnfitError
 from prompt_store.memory import MemoryStore
 from prompt_store.refs import LIVE, TaskName, TaskRef, Version
 from prompt_store.store import RollbackRule, Target, Terms
+from server.alias_moves import RULE_ACTOR
 from server.engine.errors import DeadlineError, NonFiniteError, OutOfMemoryError, QueueFullError
-from server.guards import RULE_ACTOR, GuardSettings
+from server.guards import GuardSettings
 from server.inference.errors import RequestError
 from server.tasks import Tasks, TasksSettings
 from server.verdicts import Verdict, Window, breach, verdict_of
@@ -23,7 +24,7 @@ from server.verdicts import Verdict, Window, breach, verdict_of
 TASK = TaskName("acme", "sentiment")
 REF = TaskRef(TASK)
 RULE = RollbackRule(max_error_rate=0.2, max_nonfinite_rate=0.1, window_s=60, min_requests=10)
-SPOILED = OutOfMemoryError("no room for this row")
+SPOILED = UnfitError("too wide")
 
 
 class CountingObserver:
@@ -148,7 +149,14 @@ class TestGuards:
 
     @pytest.mark.parametrize(
         "error",
-        [RequestError("no field", "inputs"), QueueFullError("full"), DeadlineError("late"), StoreUnavailableError("-")],
+        [
+            RequestError("no field", "inputs"),
+            QueueFullError("full"),
+            DeadlineError("late"),
+            StoreUnavailableError("-"),
+            OutOfMemoryError("no room for this row"),
+            StoreCorruptError("bytes are missing"),
+        ],
     )
     async def test_what_is_not_the_versions_fault_counts_for_nothing(
         self, replica: Replica, versions: list[Version], error: SoftmuxError
@@ -241,6 +249,18 @@ class TestGuards:
         await replica.settle()
         assert (await replica.states())[-1].serial == 3
         assert [record.message for record in caplog.records].count("the alias cannot be taken back") == 1
+
+    async def test_a_base_that_cannot_be_loaded_here_is_gone_back_to_all_the_same(
+        self, replica: Replica, versions: list[Version]
+    ) -> None:
+        good, bad, _ = versions
+        await replica.canary(Target(bad))
+        await replica.tasks.unload(TASK, good)
+        replica.engine.load_errors[good] = UnfitError("too wide")
+        await replica.answer(bad, SPOILED, times=10)
+        await replica.settle()
+        assert (await replica.states())[-1].targets == (Target(good),)
+        assert "too wide" in str(replica.tasks.serving(TASK)[LIVE].reason)  # and the follower tries again
 
     async def test_a_task_that_is_made_anew_is_watched_anew(self, replica: Replica, versions: list[Version]) -> None:
         await replica.answer(versions[1], SPOILED, times=10)
