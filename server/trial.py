@@ -11,6 +11,7 @@ from prompt_store.errors import SoftmuxError, TrialError
 from prompt_store.manifest import HeadKind, Manifest
 from prompt_store.refs import TaskName, TaskRef
 from prompt_store.template import CHOICE, CHOICES
+from server.engine.errors import EngineDeadError, OutOfMemoryError, QueueFullError, ResidencyFullError
 from server.engine.types import LoadRequest
 from server.golden import differences, promised_outputs
 from server.inference.answer import InferCall
@@ -24,6 +25,8 @@ from server.tasks import Tasks
 from server.text.errors import TextError
 from server.upload import Candidate
 
+# The device was busy, full or gone: that says nothing of the candidate, and another try may well pass.
+_NOT_ITS_FAULT = (QueueFullError, OutOfMemoryError, EngineDeadError, ResidencyFullError)
 _TRIAL_TEXT = "A short text."
 _MAX_TRIAL_ROWS = 1024  # only the first one is run
 
@@ -76,6 +79,8 @@ class Trial:
         call = InferCall(TaskRef(lease.task, lease.version), inputs)
         try:
             return list((await self._inference.answer(lease, call)).outputs)
+        except _NOT_ITS_FAULT:
+            raise
         except SoftmuxError as error:
             raise TrialError(f"{path} could not be answered: {error}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from fakes import byte_tokenizer, classifier, fake_spec, label_of, version_record
@@ -17,9 +18,11 @@ from prompt_store.refs import LIVE, TaskName, TaskRef
 from prompt_store.store import PromptStore, Target
 from server.cli.backup.importing import import_store
 from server.cli.backup.writing import export_store
+from server.engine.errors import EngineDeadError, EngineError, OutOfMemoryError, QueueFullError
 from server.inference.answer import InferCall
 from server.parts import put_together
 from server.settings import Settings
+from server.task_lease import TaskLease
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +76,26 @@ async def test_a_version_that_breaks_them_takes_no_traffic(backup: Path, monkeyp
         with pytest.raises(TrialError, match=r"examples\[0\]"):
             await parts.inference.infer(CALL)
         assert not engine.resident
+
+
+@pytest.mark.parametrize("error", [QueueFullError("full"), OutOfMemoryError("full"), EngineDeadError("gone")])
+async def test_a_busy_device_is_not_held_against_it(
+    backup: Path, monkeypatch: pytest.MonkeyPatch, error: EngineError
+) -> None:
+    monkeypatch.setattr("fakes.label_of", lambda version, labels: "good")
+    async with house(await imported(backup)) as (parts, _):
+        with monkeypatch.context() as busy:
+            busy.setattr(parts.inference, "answer", _failing(error))
+            with pytest.raises(type(error)):
+                await parts.inference.infer(CALL)
+        assert (await parts.inference.infer(CALL)).outputs[0]["label"] == "good"  # no time has to pass
+
+
+def _failing(error: EngineError):
+    async def answer(lease: TaskLease, call: InferCall) -> NoReturn:
+        raise error
+
+    return answer
 
 
 async def test_a_published_version_is_tried_once(backup: Path) -> None:
