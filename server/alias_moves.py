@@ -101,6 +101,7 @@ class AliasMoves:
                 self._forget(task)
                 return
             served = self._table.of(task)
+            self._records.learn_untried(read.record)
             for alias, wanted in read.record.aliases.items():
                 if alias in served and wanted != served[alias].state:
                     await self._catch_up(read.record, wanted)

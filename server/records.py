@@ -26,6 +26,7 @@ class Records:
         self._store = store
         self._on_gone = on_gone
         self._known: dict[TaskName, TaskRecord] = {}
+        self._untried: dict[TaskName, frozenset[Version]] = {}
         self._num_reads = 0
         self._kept: dict[TaskName, int] = {}  # task -> the number of the read that its state here comes from
         self._reads: dict[TaskName, asyncio.Task[TaskRecord]] = {}
@@ -40,9 +41,15 @@ class Records:
 
     def is_untried(self, task: TaskName, version: Version) -> bool:
         """Whether an import brought the version, as last read."""
-        record = self._known.get(task)
-        found = find_version(record, version) if record else None
-        return found is not None and found.is_untried
+        return version in self._untried.get(task, ())
+
+    def learn_untried(self, record: TaskRecord) -> None:
+        """Learn what an import brought before the record is kept: it is loaded, so tried, before the switch."""
+        untried = frozenset(version.version for version in record.versions if version.is_untried)
+        if untried:
+            self._untried[record.task] = untried
+        else:
+            self._untried.pop(record.task, None)
 
     def quarantined(self, task: TaskName) -> frozenset[Version]:
         """Return the versions of a task that take no traffic, as last read."""
@@ -83,6 +90,7 @@ class Records:
             return self._known.get(task, read.record)
         before = self._known.get(task)
         self._known[task], self._kept[task] = read.record, read.number
+        self.learn_untried(read.record)
         kept = {version.version for version in read.record.versions}
         for version in before.versions if before else ():
             if version.version not in kept:
@@ -97,6 +105,7 @@ class Records:
     def forget(self, task: TaskName, number: int | None = None) -> None:
         """Drop the record of a task that is gone (as the read of this `number` said), and all of its versions."""
         record = self._known.pop(task, None)
+        self._untried.pop(task, None)
         if record:
             self._kept[task] = self._num_reads if number is None else number
         for version in record.versions if record else ():
