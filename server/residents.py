@@ -16,7 +16,7 @@ from prompt_store.store import PromptStore
 from prompt_store.validate import Limits, validate
 from server.engine.errors import LoadingError, QueueFullError, ResidencyFullError
 from server.engine.types import LoadRequest
-from server.host_tier import HostTier, page_locked
+from server.host_tier import HostKey, HostTier, page_locked
 from server.servable import Servable, ServableMaker
 from server.serving_engine import ServingEngine
 from server.task_lease import TaskLease
@@ -36,7 +36,8 @@ class ResidentSettings:
 
     bad_version_ttl_s: float = 2.0  # how long a version that could not be loaded is refused without a new try
     max_reads: int = 32  # artifacts read from the store at once; a slow one delays no other task's
-    max_loads: int = 4  # artifacts unpacked at once: bounds the memory that loading takes
+    max_loads: int = 4  # artifacts unpacked and not yet on the device: bounds the memory that loading takes
+    max_waiting_loads: int = 1024  # loads begun and not ended; one more is refused
     host_budget_bytes: int = 2 << 30  # of artifacts in host memory
     is_page_locked: bool = False  # so that a CUDA device copies from host memory directly
 
@@ -47,6 +48,15 @@ class Examiner(Protocol):
     async def examine(self, lease: TaskLease, request: LoadRequest) -> None:
         """Run it alone, and its golden examples. Raises TrialError."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """What came onto the device."""
+
+    artifact: Artifact
+    servable: Servable
+    request: LoadRequest
 
 
 class Residents:
@@ -72,6 +82,7 @@ class Residents:
         self.host = HostTier(settings.host_budget_bytes)
         self._servables: dict[_Key, Servable] = {}
         self._loads: dict[_Key, asyncio.Task[None]] = {}
+        self._pinning: dict[HostKey, set[TaskName]] = {}
         self._deleted: set[_Key] = set()  # while they load
         self._bad: dict[_Key, tuple[float, SoftmuxError]] = {}
         self._reads = asyncio.Semaphore(settings.max_reads)
@@ -105,17 +116,27 @@ class Residents:
         Raises StoreError, ArtifactError.
         """
         key = (task.tenant, version)
-        if not self.host.has(key):
-            artifact = await self._read((task, version))
-            if not self.host.has_room(artifact):
-                return False
-            self.host.put(key, artifact)
+        if self.host.has(key):
+            return True
+        async with self._reads:
+            raw = await self._raw((task, version))
+            async with self._room:
+                artifact = await self._unpacked(raw)
+        if not self.host.has_room(artifact):
+            return False
+        self.host.put(key, artifact)
         return True
 
     def pin(self, task: TaskName, version: Version, is_pinned: bool) -> None:
         """Keep a version in every tier below the device too, or let it go again."""
-        self.host.pin((task.tenant, version), is_pinned)
-        self._store.pin(task.tenant, version, is_pinned)
+        key = (task.tenant, version)
+        # The tiers know a tenant's bytes, which several of its tasks may have pinned.
+        pinning = self._pinning.setdefault(key, set())
+        (pinning.add if is_pinned else pinning.discard)(task)
+        if not pinning:
+            del self._pinning[key]
+        self.host.pin(key, bool(pinning))
+        self._store.pin(*key, bool(pinning))
 
     def is_resident(self, task: TaskName, version: Version) -> bool:
         """Whether a request for the version would wait for no load."""
@@ -135,7 +156,11 @@ class Residents:
         if (task, version) in self._loads:
             self._deleted.add((task, version))
         self._tried.discard((task, version))
-        self.host.forget((task.tenant, version))
+        key = (task.tenant, version)
+        if task in self._pinning.get(key, ()):
+            self.pin(task, version, is_pinned=False)
+        if key not in self._pinning:
+            self.host.forget(key)
         self.drop(task, version)
 
     async def close(self) -> None:
@@ -150,6 +175,7 @@ class Residents:
             return
         self._refuse_bad(key)
         if key not in self._loads:
+            self._refuse_crowd()
             self._loads[key] = _spawn(self._load(key, artifact), lambda: self._loads.pop(key, None))
         # A request that is cancelled must not cancel the load that others wait for.
         try:
@@ -160,26 +186,33 @@ class Residents:
                 raise
             raise LoadingError(f"{key[0]} was not ready after {patience_s:g} s; it is still being loaded") from error
 
-    async def _stored(self, key: _Key) -> Artifact:
-        return self.host.get((key[0].tenant, key[1])) or await self._read(key)
+    async def _raw(self, key: _Key) -> bytes:
+        return await self._store.get(key[0].tenant, key[1])
 
-    async def _read(self, key: _Key) -> Artifact:
+    async def _unpacked(self, raw: bytes) -> Artifact:
+        artifact = await asyncio.to_thread(_fitting, raw, self._maker.spec)
+        return await asyncio.to_thread(page_locked, artifact) if self._settings.is_page_locked else artifact
+
+    async def _bring(self, key: _Key, artifact: Artifact | None) -> _Brought:
+        artifact = artifact or self.host.get((key[0].tenant, key[1]))
+        if artifact is not None:
+            async with self._room:
+                return await self._onto_device(key, artifact)
+        # What was read waits within its read's place, and is unpacked only when it can go on: neither piles up.
         async with self._reads:
-            raw = await self._store.get(key[0].tenant, key[1])
-        async with self._room:
-            artifact = await asyncio.to_thread(_fitting, raw, self._maker.spec)
-            if self._settings.is_page_locked:
-                artifact = await asyncio.to_thread(page_locked, artifact)
-            return artifact
+            raw = await self._raw(key)
+            async with self._room:
+                return await self._onto_device(key, await self._unpacked(raw))
+
+    async def _onto_device(self, key: _Key, artifact: Artifact) -> _Brought:
+        servable, request = self._maker.make(*key, artifact)
+        await self._engine.load(request)
+        return _Brought(artifact, servable, request)
 
     async def _load(self, key: _Key, artifact: Artifact | None) -> None:
         try:
-            if artifact is None:
-                artifact = await self._stored(key)
-            async with self._room:
-                servable, request = self._maker.make(*key, artifact)
-                await self._engine.load(request)
-            await self._try_if_new(servable, request)
+            brought = await self._bring(key, artifact)
+            await self._try_if_new(brought.servable, brought.request)
             if key in self._deleted:
                 raise VersionNotFoundError(f"version {key[1]} of {key[0]} was deleted while it was loaded")
         except (ArtifactError, StoreCorruptError) as error:
@@ -189,8 +222,8 @@ class Residents:
         finally:
             self._deleted.discard(key)
         self._bad.pop(key, None)
-        self._servables[key] = servable
-        self.host.put((key[0].tenant, key[1]), artifact)
+        self._servables[key] = brought.servable
+        self.host.put((key[0].tenant, key[1]), brought.artifact)
 
     async def _try_if_new(self, servable: Servable, request: LoadRequest) -> None:
         """Try what an import brought, before it serves. Raises TrialError, with the version off the device again."""
@@ -208,6 +241,10 @@ class Residents:
             raise
         self._tried.add((task, version))
         log.info("an imported version was tried", extra={"task": str(task), "version": version})
+
+    def _refuse_crowd(self) -> None:
+        if len(self._loads) >= self._settings.max_waiting_loads:
+            raise QueueFullError(f"{len(self._loads)} soft prompts are being loaded already: ask again shortly")
 
     def _refuse_bad(self, key: _Key) -> None:
         until, error = self._bad.get(key, (0.0, None))

@@ -14,7 +14,10 @@ from prompt_store.manifest import Fingerprint
 from prompt_store.memory import MemoryStore
 from prompt_store.refs import LIVE, TaskName, TaskRef, Version
 from prompt_store.store import Target, TaskRecord, VersionRecord
-from server.engine.errors import ResidencyFullError
+from server.engine.errors import QueueFullError, ResidencyFullError
+from server.engine.types import LoadRequest
+from server.residents import ResidentSettings
+from server.task_lease import TaskLease
 from server.tasks import Tasks, TasksSettings
 
 pytestmark = pytest.mark.anyio
@@ -29,6 +32,11 @@ class SlowStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.held: list[asyncio.Event] = []
+        self.num_gets = 0
+
+    async def get(self, tenant: str, version: Version) -> bytes:
+        self.num_gets += 1
+        return await super().get(tenant, version)
 
     async def resolve(self, task: TaskName) -> TaskRecord:
         record = await super().resolve(task)
@@ -38,9 +46,11 @@ class SlowStore(MemoryStore):
 
 
 class Replica:
-    def __init__(self) -> None:
+    def __init__(self, residents: ResidentSettings | None = None) -> None:
         self.store, self.engine, self.clock = SlowStore(), fake_engine(), ManualClock()
-        self.tasks = Tasks(self.store, self.engine, TasksSettings(), self.clock)
+        self.tasks = Tasks(
+            self.store, self.engine, TasksSettings(residents=residents or ResidentSettings()), self.clock
+        )
 
     async def add(self, seed: int, artifact: Artifact | None = None) -> Version:
         version = await self.store.put(TASK.tenant, (artifact or classifier(seed)).to_bytes())
@@ -188,3 +198,52 @@ async def test_a_pin_holds_though_the_device_is_crowded(replica: Replica) -> Non
     replica.engine.pin = pin  # type: ignore[method-assign]
     await replica.tasks.pin(TASK, version)
     assert seen == [True]  # what is held cannot be evicted before it is pinned
+
+
+async def test_loads_that_wait_hold_no_artifacts_and_have_an_end() -> None:
+    replica = Replica(ResidentSettings(max_reads=3, max_loads=2, max_waiting_loads=8))
+    versions = [await replica.add(seed) for seed in range(9)]
+    replica.engine.loads_may_run.clear()
+    asking = [asyncio.create_task(replica.tasks.lease(TaskRef(TASK, version))) for version in versions[:8]]
+    await replica.engine.loading.wait()
+    await turns()
+    assert replica.store.num_gets == 3
+    assert sum(replica.engine.num_loads.values()) <= 2
+    with pytest.raises(QueueFullError, match="8 soft prompts"):
+        await replica.tasks.lease(TaskRef(TASK, versions[8]))
+    replica.engine.loads_may_run.set()
+    for lease in await asyncio.gather(*asking):
+        lease.release()
+    await replica.tasks.close()
+
+
+async def test_what_an_import_brought_is_known_before_the_alias_follows_it(replica: Replica) -> None:
+    first = await replica.add(1)
+    await replica.live(first)
+    await replica.served()
+    tried: list[Version] = []
+
+    class Recorder:
+        async def examine(self, lease: TaskLease, request: LoadRequest) -> None:
+            tried.append(request.version)
+
+    replica.tasks.try_first_loads(Recorder())
+    brought = await replica.store.put(TASK.tenant, classifier(2).to_bytes())
+    await replica.store.commit(TASK, version_record(brought, is_untried=True))
+    await replica.live(brought)
+    await replica.tasks.follow(TASK)
+    assert tried == [brought]
+
+
+async def test_pins_are_counted_by_task_and_end_with_it(replica: Replica) -> None:
+    version, other = await replica.add(1), TaskName("acme", "other")
+    await replica.store.commit(other, version_record(version))
+    host = replica.tasks._residents.host
+    for task in (TASK, other):
+        await replica.tasks.pin(task, version)
+    await replica.tasks.delete_version(TASK, version)
+    assert host._pinned == {("acme", version)}
+    assert host.has(("acme", version))
+    await replica.tasks.delete_version(other, version)
+    assert not host._pinned
+    assert not host.has(("acme", version))
