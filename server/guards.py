@@ -62,21 +62,24 @@ class Guards:
         self._jobs: set[asyncio.Task[None]] = set()
 
     def note(self, task: TaskName, state: AliasState, version: Version, verdict: Verdict) -> None:
-        """Note an answer that a version gave as a target of this state of an alias."""
+        """Note an answer that a version gave as a target of this state of an alias, which is served."""
         if state.guard is None or version not in state.watched():
             return
-        watched = self._of(task, state)
-        if watched is None:
-            return
-        window = watched.windows.setdefault(version, Window(state.guard.rule.window_s))
+        window = self._of(task, state).windows.setdefault(version, Window(state.guard.rule.window_s))
         window.add(verdict, self._clock())
         if verdict is not Verdict.GOOD:
             self._act(task, state, version, breach(state.guard.rule, window.counts(self._clock())))
 
     def note_quarantine(self, task: TaskName, state: AliasState, version: Version) -> None:
         """Take a quarantined version back at once, however few of its answers were seen here."""
-        if version in state.watched() and self._of(task, state):
+        if version in state.watched():
             self._act(task, state, version, Breach("quarantine", "it is quarantined"))
+
+    def forget(self, task: TaskName, version: Version) -> None:
+        """Forget the states that watched a version which was deleted, as the task may have been."""
+        for key, watched in tuple(self._watched.items()):
+            if key[0] == task and (not watched.windows or version in watched.windows):
+                del self._watched[key]
 
     async def settle(self) -> None:
         """Wait until every rollback that has begun has ended."""
@@ -88,18 +91,17 @@ class Guards:
             job.cancel()
         await self.settle()
 
-    def _of(self, task: TaskName, state: AliasState) -> _Watched | None:
-        """Return the counts of this state; None when a later one is known already."""
+    def _of(self, task: TaskName, state: AliasState) -> _Watched:
+        """Return the counts of this state, which is the one served; a task made anew begins its serials again."""
         key = (task, state.alias)
         watched = self._watched.get(key)
-        # A task that was deleted and made anew begins its serials again.
-        if watched is None or watched.serial < state.serial or watched.moved_at < state.moved_at:
+        if watched is None or (watched.serial, watched.moved_at) != (state.serial, state.moved_at):
             watched = self._watched[key] = _Watched(state.serial, state.moved_at)
-        return watched if watched.serial == state.serial else None
+        return watched
 
     def _act(self, task: TaskName, state: AliasState, version: Version, found: Breach | None) -> None:
         watched = self._of(task, state)
-        if found is None or watched is None or watched.is_broken or state.guard is None:
+        if found is None or watched.is_broken or state.guard is None:
             return
         watched.is_broken = True
         job = asyncio.create_task(self._take_back(task, state, state.guard, _named(version, found)))

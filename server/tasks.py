@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from prompt_store.artifact import Artifact
 from prompt_store.errors import AliasNotFoundError, SoftmuxError, StoreError
@@ -69,6 +70,7 @@ class Tasks:
         self._follower = StoreFollower(store, self._moves, settings.poll_interval_s, clock)
         self._following: asyncio.Task[None] | None = None
         self._strikes: Counter[tuple[TaskName, Version]] = Counter()
+        self._judged_loads: WeakKeyDictionary[SoftmuxError, set[Alias]] = WeakKeyDictionary()
 
     async def start(self) -> None:
         """Begin to follow the store's changes."""
@@ -96,7 +98,7 @@ class Tasks:
             await self._records.require(ref.task, version)
             servable, engine_lease = await self._residents.hold(ref.task, version, patience_s=self._max_load_wait_s)
         except SoftmuxError as error:
-            self._judge(ref.task, state, version, verdict_of(error))
+            self._judge_load(ref.task, state, version, error)
             raise
         self.popularity.count(str(ref))
         return TaskLease(ref, servable, engine_lease, state)
@@ -238,8 +240,16 @@ class Tasks:
         point = random.random() if sticky is None else sticky_point(ref, sticky)
         return pick(targets, point)
 
+    def _judge_load(self, task: TaskName, state: AliasState | None, version: Version, error: SoftmuxError) -> None:
+        """Judge by a load that failed, once: all who waited for it, and all who are refused after it, get its error."""
+        judged = self._judged_loads.setdefault(error, set())
+        if state is not None and state.alias not in judged:
+            judged.add(state.alias)
+            self._judge(task, state, version, verdict_of(error))
+
     def _judge(self, task: TaskName, state: AliasState | None, version: Version, verdict: Verdict | None) -> None:
-        if state is not None and verdict is not None:
+        # Answers that come after the alias has moved on say nothing of what is served now.
+        if state is not None and verdict is not None and self._table.get(task, state.alias) == state:
             self._guards.note(task, state, version, verdict)
 
     async def _first_state(self, ref: TaskRef) -> AliasState:
@@ -256,6 +266,7 @@ class Tasks:
     def _gone(self, task: TaskName, version: Version) -> None:
         self._strikes.pop((task, version), None)
         self._residents.forget(task, version)
+        self._guards.forget(task, version)
 
 
 def _say_how_it_ended(following: asyncio.Task[None]) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from fakes import FakeEngine, ManualClock, classifier, fake_engine, version_record
@@ -170,13 +172,35 @@ class TestGuards:
     ) -> None:
         replica.engine.load_errors[versions[1]] = UnfitError("too wide")
         await replica.tasks.unload(TASK, versions[1])
-        for number in range(200):
-            try:
-                (await replica.tasks.lease(REF, f"user-{number}")).release()
-            except UnfitError:
-                continue
+        await _asked(replica, 200)
+        await replica.settle()
+        assert replica.observer.causes == []  # one load failed, whoever waited for it
+        for _ in range(10):
+            replica.clock.advance(2.5)
+            replica.engine.load_errors[versions[1]] = UnfitError("too wide")
+            await _asked(replica, 40)
         await replica.settle()
         assert replica.observer.causes == ["errors"]
+
+    async def test_a_late_answer_of_an_older_state_ends_no_count(
+        self, replica: Replica, versions: list[Version]
+    ) -> None:
+        good, bad, _ = versions
+        late = await _leased(replica, bad)
+        assert late.state is not None
+        late.state = replace(late.state, moved_at=late.state.moved_at + 3600)  # another replica's clock
+        await replica.canary(Target(good, 50), Target(bad, 50))
+        await replica.answer(bad, SPOILED, times=9)
+        await replica.tasks.note(late, SPOILED)
+        late.release()
+        await replica.answer(bad, SPOILED)
+        await replica.settle()
+        assert replica.observer.causes == ["errors"]
+
+    async def test_a_task_that_is_deleted_leaves_no_counts(self, replica: Replica, versions: list[Version]) -> None:
+        await replica.answer(versions[1])
+        await replica.tasks.delete_task(TASK, force=True)
+        assert not replica.tasks._guards._watched
 
     async def test_a_canary_keeps_its_base_while_it_grows(self, replica: Replica, versions: list[Version]) -> None:
         good, bad, _ = versions
@@ -294,6 +318,13 @@ async def _leased(replica: Replica, version: Version):
             return lease
         lease.release()
         number += 1
+
+
+async def _asked(replica: Replica, times: int) -> None:
+    """Ask as many users' questions; those that the canary cannot answer here fail."""
+    for number in range(times):
+        with suppress(UnfitError):
+            (await replica.tasks.lease(REF, f"user-{number}")).release()
 
 
 async def _served(replica: Replica) -> set[Version]:
