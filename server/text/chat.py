@@ -37,7 +37,7 @@ def chat_ids(messages: Sequence[dict[str, str]], tokenizer: TextTokenizer) -> li
     """
     try:
         text = tokenizer.chat_text(messages)
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:  # it may compute anything
         raise FieldError(f"the backbone's chat template refuses these messages: {str(error)[:200]}") from error
     return tokenizer.encode(text)[0]
 

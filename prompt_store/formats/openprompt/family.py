@@ -4,7 +4,7 @@ Tensors below `prompt_model.template.`, `template.` or nothing; `prompt_model.pl
 backbone again. SoftTemplate: `soft_embeds` `[n, E]`, in front of everything. MixedTemplate: `soft_embedding.weight`
 `[1 + k, E]`, row i is soft token i, which may stand in several places. PtuningTemplate: `new_embedding.weight` `[m, E]`
 through `new_lstm_head.*` (both ways) and `new_mlp_head.{0,2}`, or the MLP alone, one row a place. PrefixTuningTemplate
-on GPT-2: `decoder_wte.weight`, `decoder_control_trans.*` (early: without `decoder_`), as in `prefix_tuning`; on T5 for
+on GPT-2: `decoder_wte.weight`, `decoder_control_trans.*` (early: without `decoder_`), as in Prefix-Tuning; on T5 for
 the decoder's own attention, and without `decoder_` for the encoder's: either may be missing. Text behind a prefix
 stands at n, also in T5's relative positions. What T5 writes begins with `<extra_id_0>`, where label words are read.
 `config` is the run's `config.yaml`, or what the file does not hold: `{"freeze_plm": true, "template": {"text": "..",
@@ -219,7 +219,8 @@ def _prefix(tensors: _Tensors, context: _Context) -> _Prompt:
     spec, reasons = context.spec, context.reasons
     own = below(_DECODER, tensors)
     if spec.is_encoder_decoder:
-        return _both(own, {n: t for n, t in tensors.items() if not n.startswith(_DECODER)}, context)
+        both = _both(own, {n: t for n, t in tensors.items() if not n.startswith(_DECODER)}, context)
+        return replace(both, written=context.write("none", 0))
     reasons.expect(
         not own or len(own) == len(tensors),
         f"PrefixTuningTemplate of an encoder-decoder: it also has prefixes of the encoder; backbone {spec.name} is a "

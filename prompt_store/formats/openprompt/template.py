@@ -20,6 +20,8 @@ from prompt_store.formats.openprompt.config import dig
 from prompt_store.formats.openprompt.text import Piece
 from prompt_store.template import Field, Literal, Part, Soft, Special, SpecialName, Template, parse_template
 
+_MAX_PLACES = 65_536  # virtual tokens of one text, far over any backbone's positions
+
 Place = OneOf["front", "pieces", "separate", "none"]
 """Where a file's rows go: in front of everything (SoftTemplate), to soft pieces that may share them (MixedTemplate), to
 soft pieces that do not (PtuningTemplate), or nowhere in the text."""
@@ -85,10 +87,15 @@ def _rows(soft: Sequence[Piece], num_rows: int, place: Place, reasons: Reasons) 
     size = _open_size(soft, num_rows, place)
     groups: dict[int, tuple[int, ...]] = {}
     found: list[tuple[int, ...]] = []
-    used = 0
+    used = num_places = 0
     for piece in soft:
         known = groups.get(piece.group) if piece.group is not None else None
         count = size if piece.count is None else piece.count
+        num_places += count if known is None else len(known)
+        if not reasons.expect(
+            num_places <= _MAX_PLACES, f"the template's text has more than {_MAX_PLACES} soft tokens"
+        ):  # before any of them is written down: a short text can ask for billions
+            return None
         fresh = tuple(range(used, used + count)) if not piece.same else (used,) * count
         ids = known if known is not None else fresh
         used = used if known is not None else max(ids, default=used - 1) + 1

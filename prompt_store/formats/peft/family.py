@@ -3,7 +3,7 @@
 Tensors: `prompt_embeddings` `[n, E]` (PROMPT_TUNING, P_TUNING, CPT) or `[n, layers * 2 * token_dim]` (PREFIX_TUNING,
 CARTRIDGE, its frozen tokens first);
 MULTITASK_PROMPT_TUNING adds `prefix_task_cols [tasks, n, ranks]` and `prefix_task_rows [tasks, ranks, E]`;
-`base_model.<path>.<param>` for trained heads. Of an encoder-decoder a prompt has 2n rows, see `peft_seq2seq`. The
+`base_model.<path>.<param>` for trained heads. Of an encoder-decoder a prompt has 2n rows, see `peft.seq2seq`. The
 config still names the encoder, and CPT its projection; both were applied when the file was saved.
 Source: huggingface/peft, `peft_model.py` (get_prompt) and `utils/save_and_load.py`, 0.21.
 """

@@ -2,7 +2,7 @@
 
 Tensors: `wte.weight` `[n, H]` with `control_trans.*` for the decoder's own attention, `wte2.weight` with
 `control_trans2.*` for its look at the encoder, `wte_enc.weight` with `control_trans_enc.*` for the encoder; MLPs as in
-`prefix_tuning`. All three have as many layers as the decoder. Math: see `prefix_layout`. Positions are not shifted by a
+`gpt2`. All three have as many layers as the decoder. Math: see `prefix_layout`. Positions are not shifted by a
 prefix, in neither stack: `LearnedPositionalEmbedding` counts the text alone, in training and in generation.
 Source: XiangLi1999/PrefixTuning, `seq2seq/prefixTuning.py` (get_prompt_p5), `transformers/modeling_bart.py`.
 """

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from checkpoint_cases import embeds
 from openprompt_text_cases import feed, num_soft
 from peft_cases import spec_of
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.errors import CheckpointError
 from prompt_store.formats import Checkpoint, Converted, convert
-from prompt_store.manifest import PublisherManifest
+from prompt_store.manifest import HeadKind, PublisherManifest
 from server.engine.backbone.pair import single_template
 from server.text.errors import TextTooLongError
 from server.text.filling import Filler, FillRules
@@ -177,3 +178,25 @@ def test_special_tokens_that_have_no_name_are_asked_for() -> None:
     told = {"freeze_plm": True, "verbalizer": WORDS, "template": '{"placeholder": "text_a"} {"mask"}'}
     with pytest.raises(CheckpointError, match="has no name in our templates"):
         convert(Checkpoint(tensors, told), PublisherManifest(), of)
+
+
+def test_a_short_text_cannot_ask_for_billions_of_virtual_tokens() -> None:
+    text = '{"placeholder": "text_a"} {"mask"} ' + '{"soft": None, "duplicate": 1000000} ' * 1500
+    with pytest.raises(CheckpointError, match="more than 65536 soft tokens"):
+        taken(ARCHS[0], text, rows=4)
+
+
+def test_a_text_for_the_prefixes_of_a_t5_is_not_dropped() -> None:
+    of = spec_of("t5")
+    width = 2 * of.num_layers * of.num_key_value_heads * of.head_dim
+    tensors = {
+        "template.wte.weight": torch.randn(4, of.hidden_size),
+        "template.control_trans.0.weight": torch.randn(6, of.hidden_size),
+        "template.control_trans.0.bias": torch.randn(6),
+        "template.control_trans.2.weight": torch.randn(width, 6),
+        "template.control_trans.2.bias": torch.randn(width),
+    }
+    tensors |= {name.replace("template.", "template.decoder_"): tensor for name, tensor in tensors.items()}
+    told = {"freeze_plm": True, "template": {"text": '{"placeholder": "text_a"} It was {"mask"}.'}}
+    with pytest.raises(CheckpointError, match="say template in the manifest for"):
+        convert(Checkpoint(tensors, told), PublisherManifest(kind=HeadKind.GENERATION), of)
