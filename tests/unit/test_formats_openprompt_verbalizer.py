@@ -70,6 +70,11 @@ def test_classes_without_names_are_numbered_or_named_by_the_publisher() -> None:
     assert named.label_words["z"] == ((24,), (27,), (29,))
 
 
+def test_words_of_the_file_that_the_publishers_replace_are_named() -> None:
+    found = taken(state(ManualVerbalizer(SEVERAL)), NAMES, label_words={"no": (" bad",), "yes": (" great",)})
+    assert any("not used, for the manifest says label_words: the file's own" in check for check in found.checks)
+
+
 @pytest.mark.parametrize("handler", ["mean", "max"])
 def test_the_handler_of_several_tokens_is_the_configs(handler: str) -> None:
     said = {"multi_token_handler": handler, "post_log_softmax": False}

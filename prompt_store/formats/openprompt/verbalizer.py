@@ -55,7 +55,9 @@ def read_verbalizer(tensors: _Tensors, said: object, publisher: PublisherManifes
     if isinstance(said, Mapping) and said.get("post_log_softmax") is False:
         rule["words"] = "logits"
     if tokens is None or publisher.label_words is not None:
-        return Verbalizer(words, LabelScoring.model_validate(rule))
+        left = sorted({*_WORDS, _WEIGHTS, _CALIBRATION} & tensors.keys())
+        checks = (f"not used, for the manifest says label_words: the file's own {', '.join(left)}",) if left else ()
+        return Verbalizer(words, LabelScoring.model_validate(rule), checks=checks)
     return _by_ids(tokens, tensors, (words, said, publisher, rule), reasons)
 
 
