@@ -1,4 +1,4 @@
-"""Change names so that this replica follows: resident first, then the store, then the switch; a rule's: the store first.
+"""Change names so that this replica follows: resident first, then the store, then the switch; for a rule, store first.
 
 One lock for each task orders our own moves and those heard of from elsewhere, so an older state never wins.
 """
