@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from prompt_store.refs import Alias, Version
@@ -21,9 +21,10 @@ def version_fields(record: VersionRecord) -> dict[str, Any]:
 
 
 def load_version(text: str) -> VersionRecord:
-    """Read what `dump_version` wrote."""
-    fields = json.loads(text)
-    return VersionRecord(**{**fields, "checks": tuple(fields["checks"])})
+    """Read what `dump_version` wrote; a field that a later softmux added is passed over."""
+    found = json.loads(text)
+    known = {field.name: found[field.name] for field in fields(VersionRecord) if field.name in found}
+    return VersionRecord(**{**known, "checks": tuple(found["checks"])})
 
 
 def dump_state(state: AliasState) -> str:
@@ -38,25 +39,25 @@ def state_fields(state: AliasState) -> dict[str, Any]:
 
 def load_state(text: str) -> AliasState:
     """Read what `dump_state` wrote."""
-    fields = json.loads(text)
+    found = json.loads(text)
     return AliasState(
-        alias=Alias(fields["alias"]),
-        targets=_targets(fields["targets"]),
-        serial=fields["serial"],
-        actor=fields["actor"],
-        moved_at=fields["moved_at"],
-        reason=fields.get("reason", ""),
-        guard=_guard(fields["guard"]) if fields.get("guard") else None,
+        alias=Alias(found["alias"]),
+        targets=_targets(found["targets"]),
+        serial=found["serial"],
+        actor=found["actor"],
+        moved_at=found["moved_at"],
+        reason=found.get("reason", ""),
+        guard=_guard(found["guard"]) if found.get("guard") else None,
     )
 
 
-def _guard(fields: dict[str, Any]) -> Guard:
-    return Guard(RollbackRule(**fields["rule"]), fields["to_serial"], _targets(fields["targets"]))
+def _guard(found: dict[str, Any]) -> Guard:
+    return Guard(RollbackRule(**found["rule"]), found["to_serial"], _targets(found["targets"]))
 
 
 def _targets(found: list[dict[str, Any]]) -> tuple[Target, ...]:
     return tuple(Target(Version(target["version"]), target["weight"]) for target in found)
 
 
-def _without(fields: dict[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value or name not in optional}
+def _without(given: dict[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value or name not in optional}
