@@ -14,6 +14,8 @@ LabelWord = Annotated[str, Field(min_length=1)] | TokenIds
 
 LabelWords = dict[Label, Annotated[tuple[LabelWord, ...], Field(min_length=1)]]
 
+_LARGEST = 1e30  # products with logits stay finite in float32
+
 
 class LabelScoring(BaseModel):
     """The rule of a label-words task. What is unset is as PET has it (Schick and Schuetze 2021, section 3.1).
@@ -31,8 +33,8 @@ class LabelScoring(BaseModel):
 
     words: Literal["logits", "log-probabilities"] | None = None
     tokens: Literal["first", "mean", "max"] | None = None
-    weights: dict[Label, tuple[Annotated[float, Field(ge=0)], ...]] | None = None
-    prior: dict[Label, tuple[tuple[float, ...], ...]] | None = None
+    weights: dict[Label, tuple[Annotated[float, Field(ge=0, le=_LARGEST)], ...]] | None = None
+    prior: dict[Label, tuple[tuple[Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)], ...], ...]] | None = None
 
     @property
     def normalizes_words(self) -> bool:

@@ -64,7 +64,8 @@ class HostTier:
         """Hold an artifact, unless it fits only where something pinned is."""
         self.forget(key)
         size = size_bytes(artifact)
-        if size > self._budget_bytes:
+        pinned = sum(size_bytes(held) for other, held in self._held.items() if other in self._pinned)
+        if pinned + size > self._budget_bytes:
             return
         self._held[key] = artifact
         self._size_bytes += size
@@ -91,5 +92,8 @@ def size_bytes(artifact: Artifact) -> int:
 
 
 def page_locked(artifact: Artifact) -> Artifact:
-    """Return the artifact in memory that a CUDA device copies from directly; takes milliseconds."""
-    return replace(artifact, tensors={name: tensor.pin_memory() for name, tensor in artifact.tensors.items()})
+    """Return the artifact in memory that a CUDA device copies from directly, if there is some; takes milliseconds."""
+    try:
+        return replace(artifact, tensors={name: tensor.pin_memory() for name, tensor in artifact.tensors.items()})
+    except RuntimeError:  # the system has no more of it: plain memory is copied from more slowly
+        return artifact

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 HALF_LIFE_S = 3600.0
 MAX_KEPT = 10_000
 FORMAT = 1
+LARGEST = 1e15  # a count beyond is nobody's
 
 
 class Popularity:
@@ -48,7 +49,7 @@ class Popularity:
     def _load(self, counts: Mapping[str, object]) -> None:
         now = self._clock() / HALF_LIFE_S
         for ref, count in list(counts.items())[:MAX_KEPT]:
-            if isinstance(count, int | float) and 0 < count < math.inf:
+            if isinstance(count, int | float) and 0 < count < LARGEST:
                 self._add(ref, now + math.log2(count))
 
     def _add(self, ref: str, more: float) -> None:

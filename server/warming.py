@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import uuid
@@ -63,14 +62,22 @@ class Warmer:
         self._settings = settings
         self._first: tuple[TaskName, Version] | None = None
         self._device_has_room = True
+        self._knows_past = True
 
     async def run(self) -> None:
         """Work until cancelled. Requests are served meanwhile, and load what they need themselves."""
         file = self._settings.file
         if file is None:
             return
-        with contextlib.suppress(OSError):
+        self._knows_past = False
+        try:
             self._tasks.popularity.load(await asyncio.to_thread(file.read_bytes))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.warning("popular prompts of the last run cannot be read, and are left as they are", exc_info=error)
+            return
+        self._knows_past = True
         await self.warm(self._tasks.popularity.most(self._settings.max_tasks))
         while True:
             await asyncio.sleep(self._settings.save_every_s)
@@ -96,7 +103,7 @@ class Warmer:
 
     async def save(self) -> None:
         """Write the counts; a disk that will not have them costs a warm start, and no more."""
-        if self._settings.file is not None:
+        if self._settings.file is not None and self._knows_past:  # else it would forget what the last runs counted
             try:
                 await asyncio.to_thread(_replace, self._settings.file, self._tasks.popularity.dump())
             except OSError as error:

@@ -233,6 +233,14 @@ class TestWarmStart:
         warming.cancel()
         assert json.loads(file.read_bytes()) == {"format": 1, "counts": {}}
 
+    async def test_counts_that_cannot_be_read_are_not_written_over(self, house: House, tmp_path: Path) -> None:
+        file = tmp_path / "popular.json"
+        file.symlink_to(file)  # to read it is an error, to write in its place is none
+        warmer = Warmer(house.tasks, WarmerSettings(file))
+        await warmer.run()
+        await warmer.save()
+        assert file.is_symlink()
+
     async def test_a_folder_that_is_not_there_is_told_and_no_more(self, house: House, tmp_path: Path) -> None:
         await Warmer(house.tasks, WarmerSettings(tmp_path / "nowhere" / "popular.json")).save()
 
