@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import PretrainedConfig
 
@@ -17,7 +17,7 @@ from server.engine.backbone.alibi import counts_keys
 from server.engine.backbone.backbone import Backbone
 from server.engine.backbone.gates import is_relative
 from server.engine.backbone.loading import BackboneParts
-from server.engine.backbone.magnitudes import magnitudes_of
+from server.engine.backbone.magnitudes import Magnitudes, magnitudes_of
 from server.engine.backbone.pair import pair_template, single_template
 
 FINGERPRINT_FILE = "softmux-fingerprint.json"
@@ -69,18 +69,25 @@ def describe(backbone: Backbone, directory: Path, refusals: dict[PromptPlace, st
         max_abs_embedding=float(parts.base.get_input_embeddings().weight.abs().max()),
         max_abs_key=shown.keys,
         max_abs_value=shown.values,
-        num_decoder_layers=shape.num_decoder_layers,
-        decoder_start_token_id=parts.config.decoder_start_token_id if backbone.stacks else None,
-        decoder_first_token_id=_first_token(parts) if backbone.stacks else None,
         is_relative=is_relative(parts.config),
-        max_abs_decoder_key=shown.decoder_keys,
-        max_abs_decoder_value=shown.decoder_values,
-        max_abs_cross_key=shown.cross_keys,
-        max_abs_cross_value=shown.cross_values,
         refusals=refusals,
         # Whole-model files beside a prompt are saved of encoders; a large decoder would only start later.
         weight_digests={} if shape.is_causal else _weight_digests(backbone),
+        **(_decoder(backbone, shown) if backbone.stacks else {}),
     )
+
+
+def _decoder(backbone: Backbone, shown: Magnitudes) -> dict[str, Any]:
+    """Return the spec's fields of an encoder-decoder alone."""
+    return {
+        "num_decoder_layers": backbone.shape.num_decoder_layers,
+        "decoder_start_token_id": backbone.parts.config.decoder_start_token_id,
+        "decoder_first_token_id": _first_token(backbone.parts),
+        "max_abs_decoder_key": shown.decoder_keys,
+        "max_abs_decoder_value": shown.decoder_values,
+        "max_abs_cross_key": shown.cross_keys,
+        "max_abs_cross_value": shown.cross_values,
+    }
 
 
 def _head_activation(config: PretrainedConfig) -> str:
