@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -43,7 +44,7 @@ def serve(settings: Settings, *, open_parts: OpenParts = open_parts) -> int:
         server.should_exit = True
 
     app = create_app(settings, on_worker_death=on_worker_death, open_parts=open_parts)
-    server = orderly_server(app, settings)
+    server = orderly_server(app, settings, leave_uncollected)
     # uvicorn raises the signal again when it has shut down in order; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(SystemExit):  # how uvicorn ends when the application could not start
@@ -51,12 +52,18 @@ def serve(settings: Settings, *, open_parts: OpenParts = open_parts) -> int:
     return 1 if deaths or not server.started else 0
 
 
-def orderly_server(app: FastAPI, settings: Settings) -> OrderlyServer:
+def leave_uncollected() -> None:
+    """Leave all objects there are out of every later garbage collection: they took a fifth of the loop's time."""
+    gc.collect()
+    gc.freeze()
+
+
+def orderly_server(app: FastAPI, settings: Settings, on_started: Callable[[], None] = lambda: None) -> OrderlyServer:
     """Return the server of this application; it begins when it is run."""
     farewell = Farewell(
         settings.shutdown_delay_s, lambda: announce_end(app), settings.shutdown_timeout_s, lambda: end_requests(app)
     )
-    return OrderlyServer(uvicorn_config(plain_start(app), settings), farewell)
+    return OrderlyServer(uvicorn_config(plain_start(app), settings), farewell, on_started)
 
 
 def plain_start(app: ASGIApp) -> ASGIApp:
@@ -103,10 +110,16 @@ class Farewell:
 class OrderlyServer(uvicorn.Server):
     """uvicorn, which would close its port at the signal, and cut off without a word what outlasts the graceful time."""
 
-    def __init__(self, config: uvicorn.Config, farewell: Farewell) -> None:
+    def __init__(self, config: uvicorn.Config, farewell: Farewell, on_started: Callable[[], None]) -> None:
         super().__init__(config)
         self._farewell = farewell
+        self._on_started = on_started
         self._leaves_at: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.startup`."""
+        await super().startup(sockets)
+        self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End later at the first SIGTERM, now at any other signal: whoever presses Ctrl-C is no proxy."""
