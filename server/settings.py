@@ -50,6 +50,8 @@ class EngineLimits(BaseModel):
     # Weights held in float32 for a bfloat16 backbone, where the CPU multiplies those faster.
     wide_weight_bytes: Annotated[int, Field(ge=0)] = 512 << 20
     share_prefix_from: Count = 256  # virtual tokens: longer prefixes are held once for a task, not once for each row
+    kv_layout: Literal["auto", "slots", "pages"] = "auto"  # of running rows' keys; auto: pages on CUDA, else slots
+    kv_page_tokens: Annotated[int, Field(ge=16, multiple_of=16)] = 32
 
 
 class Residency(BaseModel):

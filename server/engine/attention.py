@@ -13,9 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from server.engine.errors import BackboneRefusedError
+from server.engine.kept import Pages
 from server.engine.kernels.looking import Packed, look
 from server.engine.kernels.merged import Partial, attend_partly
+from server.engine.kernels.over_pages import kernel_over_pages
 from server.engine.kernels.scores import LayerRules, attend_explicit, attend_fused
+from server.engine.kernels.varlen import attend_ragged
 from server.engine.plan import DecodeGroup, FreshGroup, StepPlan
 from server.engine.prefixes import Prefix
 
@@ -58,7 +61,10 @@ def attend(
             return output, None
     sums = query.new_empty(query.shape[2], query.shape[1], dtype=torch.float32) if plan.shared else None
     joined = plan.prefixes.join(layer, packed.key, packed.value) if plan.prefixes else None
+    together = _together(plan, layer, rules, packed, joined)
     for index, group in enumerate(plan.groups):
+        if isinstance(group, FreshGroup) and together is not None:
+            continue
         if isinstance(group, DecodeGroup):
             out, lse = _decode(plan, index, group, layer, rules, packed)
         else:
@@ -67,6 +73,10 @@ def attend(
         output[0, span] = out
         if sums is not None and lse is not None:
             sums[span] = lse
+    if together is not None:
+        output[0, : len(together.output)] = together.output
+        if sums is not None:
+            sums[: len(together.lse)] = together.lse
     if plan.shared and sums is not None:
         plan.shared.merge_into(layer, packed.query, Partial(output[0], sums), rules)
     return output, None
@@ -109,6 +119,18 @@ def _rules(
     )
 
 
+def _together(plan: StepPlan, layer: int, rules: LayerRules, packed: Packed, joined: Prefix | None) -> Partial | None:
+    """Return what all new rows get, their tokens first in the step, or None where they go group by group."""
+    kernel, ragged = plan.ragged_kernel, plan.ragged
+    if kernel is None or ragged is None or not kernel.serves(packed.query, packed.value, rules):
+        return None
+    for group in plan.groups:
+        if isinstance(group, FreshGroup) and group.kept is not None:
+            group.kept.write(layer, *_keys(group, packed, joined))
+    key, value = joined or (packed.key[: ragged.num_queries], packed.value[: ragged.num_queries])
+    return attend_ragged(kernel.varlen, ragged, (packed.query[: ragged.num_queries], key, value), rules)
+
+
 def _fresh(
     plan: StepPlan,
     index: int,
@@ -122,9 +144,8 @@ def _fresh(
     span = slice(group.start, group.start + group.num_rows * group.num_tokens)
     q = _rows(packed.query[span], group.num_rows)
     k, v = _keys(group, packed, joined)
-    if group.pool is not None:
-        group.pool.key[layer][group.slots, :, : k.shape[2]] = k
-        group.pool.value[layer][group.slots, :, : v.shape[2]] = v
+    if group.kept is not None:
+        group.kept.write(layer, k, v)
     mask = plan.mask(index, rules.window, q.dtype)
     if not rules.is_plain:
         mask, rules = _explicit_mask(plan, group, mask, q), _biased(plan, index, group, rules)
@@ -146,13 +167,12 @@ def _keys(group: FreshGroup, packed: Packed, joined: Prefix | None) -> tuple[tor
 def _decode(plan: StepPlan, index: int, group: DecodeGroup, layer: int, rules: LayerRules, packed: Packed) -> _Attended:
     """Return the group's output [rows, heads, head_dim] and sums [rows, heads]."""
     span = slice(group.start, group.start + group.num_rows)
-    keys, values = group.pool.key[layer], group.pool.value[layer]
-    keys[group.slots, :, group.lengths] = packed.key[span]
-    values[group.slots, :, group.lengths] = packed.value[span]
-    rows = slice(group.num_rows) if group.is_compact else group.slots
-    keys, values = keys[rows, :, : group.width], values[rows, :, : group.width]
-    mask = plan.mask(index, rules.window, packed.query.dtype)
     q = packed.query[span]
+    group.kept.append(layer, packed.key[span], packed.value[span])
+    if isinstance(group.kept, Pages) and (over_pages := kernel_over_pages(q, group.kept, rules)):
+        return over_pages(q, group.kept, layer, rules)
+    keys, values = group.kept.read(layer)
+    mask = plan.mask(index, rules.window, q.dtype)
     if rules.is_plain:
         # Query heads that share a key head are stacked as if they were queries: the same products, no repeated keys.
         stacked = q.reshape(group.num_rows, keys.shape[1], -1, q.shape[2])
@@ -205,12 +225,12 @@ def _biased(plan: StepPlan, index: int, group: FreshGroup, rules: LayerRules) ->
 
 def _sliced(rules: LayerRules, group: FreshGroup) -> LayerRules:
     """Give each row of the group its own square of a packed bias: relative positions inside a row are the same."""
-    if rules.row_bias is not None and group.pool is None:
+    if rules.row_bias is not None and group.kept is None:
         square = rules.row_bias(group.start, group.num_rows, group.num_tokens)
         return replace(rules, bias=F.pad(square, (group.num_prefix, 0)), row_bias=None)
     if rules.bias is None and rules.row_bias is None:
         return rules
-    if rules.bias is None or group.num_prefix or group.num_shared or group.pool is not None:
+    if rules.bias is None or group.num_prefix or group.num_shared or group.kept is not None:
         raise BackboneRefusedError("a position bias is honoured only for rows without a prefix or a past")
     n = group.num_tokens
     squares = [rules.bias[0, :, s : s + n, s : s + n] for s in (group.start + i * n for i in range(group.num_rows))]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from server.engine.backbone.backbone import BackboneShape
 from server.engine.cross import CrossRow
-from server.engine.kv import KVMemory, SlotPool
+from server.engine.kv import KVMemory, RowMemory, SlotPool
 from server.engine.plan import PlannedRow
 from server.engine.residency import DecoderVectors, Resident
 from server.engine.rows import Claim, RunningRow
@@ -65,14 +65,15 @@ class DecoderRow(RunningRow):
         """Where words are read: behind all that the decoder begins with."""
         return self.last_place
 
-    def take_slots(self, memory: KVMemory) -> bool:
+    def take_slots(self, memory: RowMemory) -> bool:
         """Take both of the row's places in the KV memory, or none."""
+        assert isinstance(memory, KVMemory), "an encoder-decoder's rows are kept in slots"
         if not self._take_both(memory):
             memory.drop_idle()  # what they keep may be just what the second slot lacked
             return self._take_both(memory)
         return True
 
-    def release_slots(self, memory: KVMemory) -> None:
+    def release_slots(self, memory: RowMemory) -> None:
         """Give back the places that the row has."""
         super().release_slots(memory)
         if self._looked.pool is not None:

@@ -28,9 +28,10 @@ from server.engine.bringing import Bringing, Brought, Placed
 from server.engine.decoder_rows import running_row
 from server.engine.errors import EngineDeadError, NeverFitsError
 from server.engine.job import Job
-from server.engine.kv import KVMemory, KVShape
+from server.engine.kv import KVMemory, KVShape, RowMemory
 from server.engine.messages import Abort, Arrival
 from server.engine.observer import StepObserver
+from server.engine.paged_memory import PagedMemory
 from server.engine.residency import Lease, PartKey, Residency, VersionKey
 from server.engine.rows import RunningRow, check_fits
 from server.engine.scheduler import Scheduler, SchedulerLimits, Waiting
@@ -61,7 +62,7 @@ class Engine:
         self._admission = Admission(
             AdmissionLimits(settings.max_waiting_rows, settings.max_waiting_tokens), time.monotonic
         )
-        self._memory = KVMemory(_kv_shape(backbone), settings.kv_budget_bytes)
+        self._memory = _memory(backbone, settings)
         self._worker = self._new_worker(observer)
         self._rows: dict[int, tuple[RowStream, Lease]] = {}  # each holds its version until it has left the worker
         self._row_ids = itertools.count(1)
@@ -256,6 +257,17 @@ class Engine:
             if stream.is_finished:
                 del self._rows[delivery.row_id]
                 lease.release()
+
+
+def _memory(backbone: Backbone, settings: EngineSettings) -> RowMemory:
+    """Return where running rows keep their keys. An encoder-decoder's stay in slots: its decoder looks at two kinds."""
+    shape, budget_bytes = _kv_shape(backbone), settings.kv_budget_bytes
+    layout = settings.kv_layout
+    if layout == "auto":
+        layout = "pages" if backbone.device.type == "cuda" else "slots"
+    if layout == "slots" or backbone.stacks is not None:
+        return KVMemory(shape, budget_bytes)
+    return PagedMemory(shape, budget_bytes, settings.kv_page_tokens)
 
 
 def _kv_shape(backbone: Backbone) -> KVShape:

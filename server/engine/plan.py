@@ -13,9 +13,14 @@ from itertools import accumulate
 import torch
 
 from server.engine.cross import CrossPlan
+from server.engine.kept import Kept, NewPages, NewSlots, Pages, Slots, Written
 from server.engine.kernels.scores import PlaceBias
+from server.engine.kernels.varlen import RaggedKernel
 from server.engine.kv import SlotPool
+from server.engine.paged_memory import PagePool
+from server.engine.pages import padded, place_of
 from server.engine.prefixes import Prefix, StepPrefixes, gather_prefixes
+from server.engine.ragged import Ragged, ragged_of
 from server.engine.shared_prefixes import SharedPrefixes, TokensBehind, share_prefixes
 
 WIDTH_STEP = 16  # decode reads keys up to a multiple of this many
@@ -34,8 +39,9 @@ class PlannedRow:
     first_position: int
     prefix: Prefix | None = None
     shared: Prefix | None = None  # a long one in front of all of these, held once for all of its rows; not in num_past
-    pool: SlotPool | None = None  # where the row's keys are kept; None for a one-shot row
-    slot: int = 0
+    pool: SlotPool | PagePool | None = None  # where the row's keys are kept; None for a one-shot row
+    slot: int = 0  # in a SlotPool
+    table: Sequence[int] = ()  # its pages in a PagePool: room for all keys up to this step's
     is_decode: bool = False
     pad_id: int | None = None
 
@@ -49,21 +55,18 @@ class FreshGroup:
     num_tokens: int
     num_prefix: int
     keys_start: int | None  # of its keys among the step's joined ones; None: no prefix, its own are all there are
-    pool: SlotPool | None
-    slots: torch.Tensor | None  # [rows]
+    kept: Written | None  # where its keys go; None: nowhere, they are read once
     num_shared: int = 0  # keys of a shared prefix, in front of all of these
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodeGroup:
-    """`num_rows` rows of one token each, by the order of their slots in `pool`."""
+    """`num_rows` rows of one token each, by the order of their slots in a pool, or in one of pages."""
 
     start: int
     num_rows: int
-    pool: SlotPool
+    kept: Kept
     lengths: torch.Tensor  # [rows] keys before this step's
-    slots: torch.Tensor  # [rows]
-    is_compact: bool  # slots are 0..num_rows-1: a batch is a view; otherwise (a halved step) it is gathered
     width: int  # keys read: the longest row and this step's token, rounded up
     num_shared: torch.Tensor  # [rows] keys of shared prefixes, in front of all of these
 
@@ -83,6 +86,8 @@ class StepPlan:
     position_ids: torch.Tensor  # [1, T]
     is_causal: bool
     prefixes: StepPrefixes | None  # of the fresh rows; a decoding row has its prefix in its slot
+    ragged: Ragged | None = None  # the new rows, in front of all others, for a kernel that takes them together
+    ragged_kernel: RaggedKernel | None = None
     shared: SharedPrefixes | None = None  # those that no row has in its slot
     observe: KeyObserver | None = None  # told (layer, key, value) of every call; for probes
     num_calls: int = 0  # attention calls so far in this forward pass: the index of the next layer
@@ -122,24 +127,33 @@ class StepPlan:
         return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
 
 
-def build_plan(rows: Sequence[PlannedRow], is_causal: bool, device: torch.device) -> StepPlan:
-    """Lay the rows' tokens end to end."""
+def build_plan(
+    rows: Sequence[PlannedRow], is_causal: bool, device: torch.device, ragged_kernel: RaggedKernel | None = None
+) -> StepPlan:
+    """Lay the rows' tokens end to end; those of new rows first where a kernel takes them together."""
     order, groups, starts = [], [], []
-    joined: list[tuple[Prefix, int, int]] = []  # rows with a prefix, in order
+    joined: list[tuple[Prefix | None, int, int]] = []  # rows whose keys are joined to a prefix's, in order
     behind: list[TokensBehind] = []
     at = num_joined = 0
-    for members in _grouped(rows):
+    grouped = _grouped(rows)
+    if ragged_kernel is not None:
+        grouped.sort(key=lambda members: rows[members[0]].is_decode)
+    # A kernel that takes all new rows wants all their keys in one place.
+    joins_all = ragged_kernel is not None and any(row.prefix is not None for row in rows)
+    for members in grouped:
         group_rows = [rows[i] for i in members]
-        groups.append(_group(group_rows, at, num_joined, device))
+        is_joined = group_rows[0].prefix is not None or (joins_all and not group_rows[0].is_decode)
+        groups.append(_group(group_rows, at, num_joined if is_joined else None, device))
         for index, row in zip(members, group_rows, strict=True):
             order.append(index)
             starts.append(at)
-            if row.prefix is not None:
+            if is_joined:
                 joined.append((row.prefix, at, len(row.tokens)))
                 num_joined += row.num_past + len(row.tokens)
             if row.shared is not None:
                 behind.append(TokensBehind(row.shared, at, len(row.tokens), row.num_past))
             at += len(row.tokens)
+    fresh = [(rows[i].num_past, len(rows[i].tokens)) for i in order if not rows[i].is_decode]
     tokens = [t for i in order for t in rows[i].tokens]
     positions = [p for i in order for p in positions_of(rows[i].tokens, rows[i].first_position, rows[i].pad_id)]
     return StepPlan(
@@ -150,6 +164,8 @@ def build_plan(rows: Sequence[PlannedRow], is_causal: bool, device: torch.device
         position_ids=torch.tensor([positions], device=device),
         is_causal=is_causal,
         prefixes=gather_prefixes(joined, device),
+        ragged=ragged_of(fresh, is_causal, device) if ragged_kernel is not None else None,
+        ragged_kernel=ragged_kernel,
         shared=share_prefixes(behind, device),
     )
 
@@ -172,32 +188,48 @@ def _grouped(rows: Sequence[PlannedRow]) -> list[list[int]]:
     return [sorted(members, key=lambda i: rows[i].slot) for members in groups.values()]
 
 
-def _group(rows: Sequence[PlannedRow], start: int, keys_start: int, device: torch.device) -> Group:
+def _group(rows: Sequence[PlannedRow], start: int, keys_start: int | None, device: torch.device) -> Group:
     first = rows[0]
     if first.is_decode:
-        assert first.pool is not None
-        slots = [row.slot for row in rows]
-        longest = max(row.num_past for row in rows) + 1
-        return DecodeGroup(
-            start=start,
-            num_rows=len(rows),
-            pool=first.pool,
-            lengths=torch.tensor([row.num_past for row in rows], device=device),
-            slots=torch.tensor(slots, device=device),
-            is_compact=slots == list(range(len(rows))),
-            width=min(-(-longest // WIDTH_STEP) * WIDTH_STEP, first.pool.capacity),
-            num_shared=torch.tensor([_num_shared(row) for row in rows], device=device),
-        )
+        lengths = torch.tensor([row.num_past for row in rows], device=device)
+        kept, width = _kept(rows, lengths)
+        num_shared = torch.tensor([_num_shared(row) for row in rows], device=device)
+        return DecodeGroup(start, len(rows), kept, lengths, width, num_shared)
     return FreshGroup(
         start=start,
         num_rows=len(rows),
         num_tokens=len(first.tokens),
         num_prefix=first.num_past,
-        keys_start=None if first.prefix is None else keys_start,
-        pool=first.pool,
-        slots=torch.tensor([row.slot for row in rows], device=device) if first.pool else None,
+        keys_start=keys_start,
+        kept=_written(rows, device),
         num_shared=_num_shared(first),
     )
+
+
+def _kept(rows: Sequence[PlannedRow], lengths: torch.Tensor) -> tuple[Kept, int]:
+    """Return where decoding rows have their keys, and how many are read of each."""
+    pool, device = rows[0].pool, lengths.device
+    assert pool is not None
+    if isinstance(pool, PagePool):
+        num_pages = max(len(row.table) for row in rows)
+        table = torch.tensor([padded(row.table, num_pages) for row in rows], device=device)
+        places = torch.tensor([place_of(row.table, row.num_past, pool.page_tokens) for row in rows], device=device)
+        return Pages(pool, table, places, lengths), num_pages * pool.page_tokens
+    slots, longest = [row.slot for row in rows], max(row.num_past for row in rows) + 1
+    width = min(-(-longest // WIDTH_STEP) * WIDTH_STEP, pool.capacity)
+    is_compact = slots == list(range(len(rows)))
+    return Slots(pool, torch.tensor(slots, device=device), lengths, width, is_compact), width
+
+
+def _written(rows: Sequence[PlannedRow], device: torch.device) -> Written | None:
+    """Return where equally long new rows keep their keys."""
+    pool, first = rows[0].pool, rows[0]
+    if isinstance(pool, PagePool):
+        skipped = first.num_past - first.num_past % pool.page_tokens  # whole pages of the prefix
+        keys = range(skipped, first.num_past + len(first.tokens))
+        places = [place_of(row.table, key, pool.page_tokens) for row in rows for key in keys]
+        return NewPages(pool, torch.tensor(places, device=device), skipped)
+    return None if pool is None else NewSlots(pool, torch.tensor([row.slot for row in rows], device=device))
 
 
 def _num_shared(row: PlannedRow) -> int:

@@ -26,17 +26,20 @@ class StepPrefixes:
         )
 
 
-def gather_prefixes(rows: Sequence[tuple[Prefix, int, int]], device: torch.device) -> StepPrefixes | None:
-    """Join each row's (prefix, start of its own tokens in the step, their number), in the order given."""
-    if not rows:
+def gather_prefixes(rows: Sequence[tuple[Prefix | None, int, int]], device: torch.device) -> StepPrefixes | None:
+    """Join each row's (prefix, start of its own tokens in the step, their number), in the order given.
+
+    None where no row has a prefix.
+    """
+    joined, starts = distinct_prefixes([prefix for prefix, _, _ in rows if prefix is not None])
+    if joined is None:
         return None
-    joined, starts = distinct_prefixes([prefix for prefix, _, _ in rows])
-    assert joined is not None
     num_tokens = joined[0].shape[1]
     places: list[torch.Tensor] = []
     for prefix, start, count in rows:
-        first = starts[id(prefix)]
-        places.append(torch.arange(first, first + prefix[0].shape[1], device=device))
+        if prefix is not None:
+            first = starts[id(prefix)]
+            places.append(torch.arange(first, first + prefix[0].shape[1], device=device))
         places.append(torch.arange(num_tokens + start, num_tokens + start + count, device=device))
     return StepPrefixes(*joined, torch.cat(places))
 

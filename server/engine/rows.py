@@ -7,8 +7,11 @@ from typing import NamedTuple
 
 from server.engine.backbone.backbone import BackboneShape
 from server.engine.errors import NeverFitsError
-from server.engine.kv import KVMemory, SlotPool
+from server.engine.kv import RowMemory, SlotPool
+from server.engine.paged_memory import PagePool
+from server.engine.pages import RowPages
 from server.engine.plan import PlannedRow
+from server.engine.prefixes import Prefix
 from server.engine.residency import Resident, Vectors
 from server.engine.sampling import RowSampler
 from server.engine.settings import SHARED_FROM
@@ -50,8 +53,9 @@ class RunningRow:
         self.read_position = None if row.read_position is None else row.read_position - cut
         self.sampling = sampling
         self.written: list[Token] = []
-        self.pool: SlotPool | None = None
-        self.slot = 0
+        self.pool: SlotPool | PagePool | None = None
+        self.slot = 0  # in a SlotPool
+        self.pages: RowPages | None = None  # in a PagePool
         self.sampler = self._sampler(row, vocab_size) if self.is_generating else None
 
     @property
@@ -105,6 +109,11 @@ class RunningRow:
         return range(reading.first, reading.first + len(places))
 
     @property
+    def held_prefix(self) -> Prefix | None:
+        """The prefix that the row has in front of its own keys; a long one is held beside them."""
+        return None if self.shared else self.vectors.prefix
+
+    @property
     def _num_held(self) -> int:
         """Keys of its soft prompt that the row has in front of its own."""
         return 0 if self.shared else self.vectors.num_prefix
@@ -124,19 +133,21 @@ class RunningRow:
         """Where words are read."""
         return self.last_place if self.read_position is None else self.read_position
 
-    def take_slots(self, memory: KVMemory) -> bool:
+    def take_slots(self, memory: RowMemory) -> bool:
         """Take the row's place in the KV memory; False when there is none now."""
         (num_keys,) = self.slot_sizes
         self.pool = memory.take(self, num_keys)
         return self.pool is not None
 
-    def release_slots(self, memory: KVMemory) -> None:
+    def release_slots(self, memory: RowMemory) -> None:
         """Give the row's place in the KV memory back, if it has one."""
         if self.pool is not None:
             memory.release(self.pool, self)
 
     def planned(self, shape: BackboneShape) -> PlannedRow:
-        """Return the row as the next step's plan takes it."""
+        """Return the row as the next step's plan takes it; one kept in pages has room for the step from then on."""
+        if self.pages is not None:
+            self.pages.reach(self._num_held + self._num_seen + self.num_step_tokens)
         return PlannedRow(
             tokens=[self.written[-1].token_id] if self.is_decoding else self.input_ids,
             num_past=self._num_held + self._num_seen,
@@ -145,6 +156,7 @@ class RunningRow:
             shared=self.shared,
             pool=self.pool,
             slot=self.slot,
+            table=self.pages.table if self.pages else (),
             is_decode=self.is_decoding,
             # A text that comes as embeddings has no ids to count by: transformers numbers it straight through.
             pad_id=None if self.soft_positions else shape.pad_id,

@@ -26,3 +26,6 @@ class EngineSettings:
     resident_budget_bytes: int = 1024 * MIB
     wide_weight_bytes: int = 512 * MIB  # more than the files, where a CPU multiplies bfloat16 slower than float32
     share_prefix_from: int = SHARED_FROM  # tokens: longer prefixes are held once for a task, not once for each row
+    # auto: pages on CUDA, whose kernels read them in place; slots on a CPU, where a batch is then a view.
+    kv_layout: Literal["auto", "slots", "pages"] = "auto"
+    kv_page_tokens: int = 32

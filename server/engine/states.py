@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from server.engine.backbone.backbone import Backbone
+from server.engine.kernels.varlen import ragged_kernel
 from server.engine.plan import build_plan
 from server.engine.rows import RunningRow
 from server.engine.step_inputs import embeds_of, token_types_of
@@ -47,12 +48,13 @@ class OneStack:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
+        self._ragged_kernel = ragged_kernel(backbone.device)
 
     def __call__(self, rows: Sequence[RunningRow]) -> StepStates:
         """Run one forward pass over every row's next tokens."""
         backbone = self._backbone
         planned = [row.planned(backbone.shape) for row in rows]
-        plan = build_plan(planned, backbone.shape.is_causal, backbone.device)
+        plan = build_plan(planned, backbone.shape.is_causal, backbone.device, self._ragged_kernel)
         hidden = backbone.forward(plan, embeds_of(backbone, plan, rows), token_types_of(backbone, plan, rows))
         starts = dict(zip(plan.order, plan.starts, strict=True))
         states = States(hidden, [starts[i] for i in range(len(rows))])

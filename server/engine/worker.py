@@ -20,7 +20,7 @@ import torch
 from server.engine.admission import Admission
 from server.engine.errors import DeadlineError, EngineDeadError, EngineError, OutOfMemoryError
 from server.engine.job import Job, is_out_of_memory
-from server.engine.kv import KVMemory
+from server.engine.kv import RowMemory
 from server.engine.messages import Abort, Arrival, Message
 from server.engine.observer import StepObserver
 from server.engine.rows import RunningRow
@@ -49,7 +49,7 @@ class WorkerParts:
     """What a worker works with; all but `admission` are its own."""
 
     stepper: Stepper
-    memory: KVMemory
+    memory: RowMemory
     scheduler: Scheduler
     admission: Admission
     observer: StepObserver

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.manifest import Fingerprint, HeadKind, Manifest, Method
 from server.engine.engine import Engine
 from server.engine.errors import EngineError
+from server.engine.kv import KVMemory, RowMemory, SlotPool
+from server.engine.paged_memory import PagedMemory, PagePool
 from server.engine.settings import EngineSettings
 from server.engine.stream import RowStream
 from server.engine.types import (
@@ -51,23 +53,25 @@ DEADLINES_S = (None, None, 0.0, 0.002, 60.0)
 class House:
     """A backbone to start engines on, and versions for it. No dataclass: hypothesis would print all its tensors."""
 
-    def __init__(self, backbone: Engine, versions: tuple[LoadRequest, ...]) -> None:
+    def __init__(self, backbone: Engine, versions: tuple[LoadRequest, ...], limits: EngineSettings = TIGHT) -> None:
         self.backbone = backbone
         self.versions = versions
+        self.limits = limits
 
     def engine(self) -> Engine:
         """Return a fresh engine, not started, with little room everywhere."""
         sizes = [self.backbone._bringing.size_bytes(version) for version in self.versions]
         kv_budget_bytes = 4 * self.backbone._memory.slot_bytes(1)
         return again(
-            self.backbone, replace(TIGHT, kv_budget_bytes=kv_budget_bytes, resident_budget_bytes=sum(sizes[:2]))
+            self.backbone, replace(self.limits, kv_budget_bytes=kv_budget_bytes, resident_budget_bytes=sum(sizes[:2]))
         )
 
 
-@pytest.fixture(scope="module", params=["llama-gqa", "t5"])
+@pytest.fixture(scope="module", params=[("llama-gqa", "slots"), ("llama-gqa", "pages"), ("t5", "slots")])
 def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> House:
     """Two versions that write over a prefix, one poisoned, one that reads label words behind virtual tokens."""
-    backbone = open_engine(request.param, tmp_path_factory.mktemp("backbone"))
+    arch, layout = request.param
+    backbone = open_engine(arch, tmp_path_factory.mktemp("backbone"))
     spec = backbone.spec
     versions = (
         load_request("writer", prefix_artifact(spec, 6, seed=0), ReadText()),
@@ -75,7 +79,7 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         load_request("poison", prefix_artifact(spec, 4, seed=2, scale=float("nan")), ReadText()),
         load_request("words", prompt_artifact(spec, 5, seed=3), ReadColumns((3, 4, 5))),
     )
-    return House(backbone, versions)
+    return House(backbone, versions, replace(TIGHT, kv_layout=layout, kv_page_tokens=4))
 
 
 def manifest(spec: BackboneSpec, method: Method, kind: HeadKind, n: int) -> Manifest:
@@ -210,9 +214,18 @@ def assert_nothing_leaked(engine: Engine) -> None:
     assert not worker._active
     assert worker._parts.scheduler.num_waiting == 0
     assert worker._parts.scheduler.waiting_tokens == 0
-    for pool in engine._memory._pools.values():
+    for pool in pools_of(engine._memory):
         assert not pool.key.any(), "a released slot was not zeroed"
         assert not pool.value.any(), "a released slot was not zeroed"
+
+
+def pools_of(memory: RowMemory) -> Iterable[SlotPool | PagePool]:
+    if isinstance(memory, PagedMemory):
+        memory.drop_idle()  # prefixes stay for the next row of their task
+        assert memory._ledger.num_used == 0
+        return [memory.pool]
+    assert isinstance(memory, KVMemory)
+    return memory._pools.values()
 
 
 def is_answer(end: Outcome | EngineError, op_may_abort: bool) -> bool:

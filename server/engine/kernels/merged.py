@@ -6,7 +6,7 @@ log-sum-exps of the scores over A and over B (Flash-Decoding; Juravsky et al., H
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -28,10 +28,23 @@ def attend_partly(
     `mask` [.., n or 1, s] is added to the scores and lets each query see some key, else take `attend_partly_explicit`;
     without one `is_causal` lets query i see keys 0 to i.
     """
-    has_kernel = q.device.type == "cpu" and q.shape[-1] == v.shape[-1]
-    if has_kernel and rules.softcap is None and rules.bias is None:
-        return _fused(q, *_repeated(k, v, q.shape[1]), mask, rules.scaling, is_causal)
+    if q.shape[-1] == v.shape[-1] and rules.softcap is None and rules.bias is None:
+        kernel = summing_kernel(q.device.type, q.dtype, q.shape[-1], mask is not None)
+        if kernel is not None:
+            return _FUSED[kernel](q, *_repeated(k, v, q.shape[1]), mask, rules.scaling, is_causal)
     return attend_partly_explicit(q, k, v, mask, rules, is_causal)
+
+
+SummingKernel = Literal["cpu", "flash", "efficient"]
+
+
+def summing_kernel(device: str, dtype: torch.dtype, head_dim: int, has_mask: bool) -> SummingKernel | None:
+    """Return which of torch's fused kernels gives the sums too, or None where products must be written out."""
+    if device == "cpu":
+        return "cpu"
+    if device != "cuda" or has_mask or head_dim % 8:
+        return None
+    return "flash" if dtype in (torch.bfloat16, torch.float16) and head_dim <= 256 else "efficient"
 
 
 def merge(first: Partial, second: Partial) -> Partial:
@@ -56,6 +69,25 @@ def _fused(
         q, k, v, 0.0, is_causal and mask is None, attn_mask=mask, scale=scaling
     )
     return Partial(output, lse)
+
+
+def _flash(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scaling: float, is_causal: bool
+) -> Partial:
+    assert mask is None
+    found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal, False, scale=scaling)
+    return Partial(found[0], found[1])
+
+
+def _efficient(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scaling: float, is_causal: bool
+) -> Partial:
+    assert mask is None
+    found = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, is_causal, scale=scaling)
+    return Partial(found[0], found[1][..., : q.shape[2]])  # its sums are padded to whole tiles of queries
+
+
+_FUSED = {"cpu": _fused, "flash": _flash, "efficient": _efficient}
 
 
 def attend_partly_explicit(

@@ -1,0 +1,55 @@
+"""New rows that are attended to all together, as on CUDA, answer as they do group by group."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from engine_cases import SETTINGS, again, open_engine
+from paged_cases import PAGED
+from parity import assert_within
+from test_mixed_step import Steps, assert_same, inputs, tasks
+from test_shared_prefixes import outcomes
+from varlen_reference import varlen_attn
+
+from prompt_store.manifest import HeadKind
+from server.engine.engine import Engine
+from server.engine.kernels.varlen import RaggedKernel
+from server.engine.states import OneStack
+
+
+def take_together(engine: Engine) -> Engine:
+    """Give a CPU engine the kernel that CUDA has, written out."""
+    forward = engine._stepper._forward
+    assert isinstance(forward, OneStack)
+    forward._ragged_kernel = RaggedKernel(varlen_attn, (torch.float32,))
+    return engine
+
+
+@pytest.mark.parametrize("arch", ["llama-gqa", "mistral-window", "gemma2", "bert"])
+def test_a_mixed_step(arch: str, tmp_path: Path) -> None:
+    """Gemma 2 asks for soft caps, which go group by group still."""
+    opened = open_engine(arch, tmp_path / "backbone")
+    ragged, grouped = Steps.of(again(opened, PAGED)), Steps.of(again(opened))
+    take_together(ragged.engine)
+    pairs = inputs(tasks(arch, opened, tmp_path), 32)
+    rows, others = ([steps.row(*pair) for pair in pairs] for steps in (ragged, grouped))
+    for steps, mine in ((ragged, rows), (grouped, others)):
+        steps.step([row for row in mine if row.is_generating][::2] or mine)
+    for one, other in zip(ragged.stepper.run(rows), grouped.stepper.run(others), strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("arch", ["llama-gqa", "mistral-window", "modernbert"])
+async def test_long_prefixes_are_merged_in(arch: str, tmp_path: Path) -> None:
+    """Windows that look ahead too; sums out of the kernel."""
+    opened = open_engine(arch, tmp_path)
+    kind = HeadKind.TOKEN_CLASSIFICATION
+    grouped = await outcomes(again(opened, replace(SETTINGS, share_prefix_from=10**6)), kind)
+    for share_from in (6, 10**6):
+        found = await outcomes(take_together(again(opened, replace(SETTINGS, share_prefix_from=share_from))), kind)
+        for mine, theirs in zip(found, grouped, strict=True):
+            assert_within(mine.logits, theirs.logits, 1e-5, f"new rows together on {arch}")
