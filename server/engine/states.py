@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from server.engine.backbone.backbone import Backbone
+from server.engine.decode_graphs import graphs_for
 from server.engine.kernels.varlen import ragged_kernel
 from server.engine.plan import build_plan
 from server.engine.rows import RunningRow
@@ -49,11 +50,15 @@ class OneStack:
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
         self._ragged_kernel = ragged_kernel(backbone.device)
+        self._graphs = None if backbone.stacks is not None else graphs_for(backbone.device, backbone.forward)
 
     def __call__(self, rows: Sequence[RunningRow]) -> StepStates:
         """Run one forward pass over every row's next tokens."""
         backbone = self._backbone
         planned = [row.planned(backbone.shape) for row in rows]
+        if self._graphs is not None and (written := self._graphs.run(planned)) is not None:
+            states = States(written, range(len(rows)))
+            return StepStates(states, states)
         plan = build_plan(planned, backbone.shape.is_causal, backbone.device, self._ragged_kernel)
         hidden = backbone.forward(plan, embeds_of(backbone, plan, rows), token_types_of(backbone, plan, rows))
         starts = dict(zip(plan.order, plan.starts, strict=True))
