@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel
 from bench.measuring.contender import Round, RunRound
 
 COPY_BYTES = 512 << 20  # beyond every cache
-MATMUL_SIZE = 2048
+MATMUL_SIZES = {"cpu": 2048, "cuda": 8192}  # a GPU reaches its peak on large ones alone
 MIN_SECONDS = 0.25
 
 
@@ -28,9 +28,10 @@ class Place:
 
 
 @contextmanager
-def matmul(place: Place, size: int = MATMUL_SIZE) -> Iterator[RunRound]:
+def matmul(place: Place) -> Iterator[RunRound]:
     """Open square matrix products; an amount is one floating point operation."""
     torch.set_num_threads(place.num_threads)
+    size = MATMUL_SIZES[place.device]
     left, right = (torch.randn(size, size, device=place.device).to(getattr(torch, place.dtype)) for _ in range(2))
     yield lambda: _repeated(place, lambda: torch.mm(left, right), 2.0 * size**3)
 

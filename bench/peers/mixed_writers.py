@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from bench.measuring.contender import Answers, Round, RunRound
+from bench.peers.clock import now
 from bench.peers.mixed_padding import PrefixBank
 from bench.peers.writers import load_writer
 from bench.work.decoder_work import DecoderWork
@@ -23,7 +23,7 @@ def mixed_writer(work: DecoderWork, counts_steps: bool) -> Iterator[RunRound]:
 
     @torch.inference_mode()
     def run_round() -> Round:
-        started = time.perf_counter()
+        started = now(work.device)
         given = tokenizer(list(work.lines), padding=True, return_tensors="pt").to(work.device)
         text, cache = given["attention_mask"], bank.cache(work.tasks)
         mask = torch.cat([bank.mask(work.tasks, work.device), text], 1)
@@ -37,12 +37,12 @@ def mixed_writer(work: DecoderWork, counts_steps: bool) -> Iterator[RunRound]:
             written.append(ids)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
             positions = positions[:, -1:] + 1
-            prefilled = time.perf_counter() if len(written) == 1 else prefilled
+            prefilled = now(work.device) if len(written) == 1 else prefilled
         answers: Answers = torch.cat(written, 1).tolist()
-        now = time.perf_counter()
+        ended = now(work.device)
         facts = {"prefix_bytes": float(bank.row_bytes(work.tasks))}
         if counts_steps:
-            return Round(work.num_new_tokens - 1, now - prefilled, answers, facts)
-        return Round(work.num_tokens, now - started, answers, facts)
+            return Round(work.num_new_tokens - 1, ended - prefilled, answers, facts)
+        return Round(work.num_tokens, ended - started, answers, facts)
 
     yield run_round

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from peft import PeftModel
 
 from bench.measuring.contender import Answers, Round, RunRound, timed
+from bench.peers.clock import now
 from bench.peers.peft_prefixes import windows, with_adapters
 from bench.peers.writers import greedy, load_writer
 from bench.work.decoder_work import DecoderWork
@@ -62,11 +62,11 @@ def peft_steps(work: DecoderWork) -> Iterator[RunRound]:
             mask = torch.cat([ids.new_ones(len(rows), work.prefix_lengths[task]), given["attention_mask"]], 1)
             writer_output = model.base_model(input_ids=ids, attention_mask=mask, past_key_values=cache)
             batches.append([task, writer_output.logits[:, -1].argmax(-1, keepdim=True), mask, cache])
-        started = time.perf_counter()
+        started = now(work.device)
         for _ in range(work.num_new_tokens - 1):
             for batch in batches:
                 _advance(model, batch)
-        return Round(work.num_new_tokens - 1, time.perf_counter() - started)
+        return Round(work.num_new_tokens - 1, now(work.device) - started)
 
     yield run_round
 
