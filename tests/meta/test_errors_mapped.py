@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Iterator
 
@@ -17,12 +18,14 @@ from server.api.errors import STATUS, problem_of
 BRANCHES = {"SoftmuxError", "StoreError", "EngineError", "RefusedError"}
 # Raised by the command line or the demo, which talk to a server and are none.
 NOT_SERVED = ("server.cli", "server.demo")
+NEEDS = {"server.engine.kernels.paged_decode": "triton"}  # which comes with torch for CUDA
 
 
 def every_error() -> Iterator[type[SoftmuxError]]:
     for package in (prompt_store, server):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith("__main__"):
+            is_there = module.name not in NEEDS or importlib.util.find_spec(NEEDS[module.name])
+            if is_there and not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
     todo: list[type[SoftmuxError]] = [SoftmuxError]
     while todo:
