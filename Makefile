@@ -10,10 +10,11 @@ URL      ?= http://127.0.0.1:$(PORT)
 PIP      := $(BIN)/python -m pip --disable-pip-version-check
 OLDEST   := 5.17.0
 GATES    := build/transformers-$(OLDEST)
+GPU_PYTHON ?= $(BIN)/python
 SOURCES  := prompt_store server tests bench examples docker
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-eval install format lint type test test-slow test-all gates fidelity bench image image-proof lock clean
+.PHONY: help demo demo-eval install format lint type test test-slow test-all test-gpu gates fidelity bench image image-proof lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -46,6 +47,9 @@ test-slow: $(VENV)/.dev ## Run only the slow tests
 
 test-all: $(VENV)/.dev ## Run every test, the slow ones too
 	$(BIN)/pytest -m ''
+
+test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.dev) ## Run the tests that need a GPU (GPU_PYTHON=python3: as installed there)
+	$(GPU_PYTHON) -m pytest -m cuda --confcutdir=tests/cuda tests/cuda
 
 gates: $(GATES)/.ready ## Run the gates and the parity with PEFT on the oldest transformers; `make test` has the newest
 	$(GATES)/bin/python -m pytest \

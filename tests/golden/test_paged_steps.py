@@ -13,8 +13,8 @@ from engine_cases import SETTINGS, again, answer, load_request, open_engine, pef
 from paged_cases import PAGED
 from parity import assert_within
 from peft_cases import save_peft
-from test_mixed_step import GREEDY, NUM_ROWS, Steps, assert_same, inputs, poisoned, tasks
-from test_shared_prefixes import outcomes
+from shared_prefix_cases import outcomes
+from step_cases import GREEDY, NUM_ROWS, Steps, assert_same, inputs, poisoned, tasks
 
 from prompt_store.manifest import HeadKind, PublisherManifest
 from server.engine.errors import NonFiniteError

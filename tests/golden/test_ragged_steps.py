@@ -10,8 +10,8 @@ import torch
 from engine_cases import SETTINGS, again, open_engine
 from paged_cases import PAGED
 from parity import assert_within
-from test_mixed_step import Steps, assert_same, inputs, tasks
-from test_shared_prefixes import outcomes
+from shared_prefix_cases import outcomes
+from step_cases import Steps, assert_same, inputs, tasks
 from varlen_reference import varlen_attn
 
 from prompt_store.manifest import HeadKind

