@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 
 from rich.console import Console
 
-from bench.commands import compiled, decoder, encoder, floor, http, long_prefix, many_tasks, steps, swap
 from bench.measuring.record import Record, show
 from bench.work.options import Options, options_of, parser_of
 
 Run = Callable[[Options], Iterator[Record]]
 
-COMMANDS: dict[str, Run] = {
-    "floor": floor.run,
-    "encoder": encoder.run,
-    "decoder": decoder.run,
-    "steps": steps.run,
-    "long-prefix": long_prefix.run,
-    "compiled": compiled.run,
-    "many-tasks": many_tasks.run,
-    "http": http.run,
-    "swap": swap.run,
-}
+NAMES = ("floor", "encoder", "decoder", "steps", "long-prefix", "compiled", "many-tasks", "http", "swap")
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"bench.commands.{name.replace('-', '_')}")
+
+
+def _later(name: str) -> Run:
+    """Return a command that is imported when it runs: some need a server's parts, which a machine may not have."""
+
+    def run(options: Options) -> Iterator[Record]:
+        yield from _module(name).run(options)
+
+    return run
+
+
+COMMANDS: dict[str, Run] = {name: _later(name) for name in NAMES}
 USAGE = (
     f"usage: python -m bench {{{','.join([*COMMANDS, 'all', 'report'])}}} [options]; --help after a command lists them"
 )
@@ -43,10 +50,22 @@ def main(arguments: Sequence[str]) -> int:
     if name not in COMMANDS and name != "all":
         print(f"no benchmark is called {name!r}\n{USAGE}", file=sys.stderr)
         return 2
-    chosen = COMMANDS if name == "all" else {name: COMMANDS[name]}
-    about = None if name == "all" else sys.modules[COMMANDS[name].__module__].__doc__
+    chosen = _those_that_can_run() if name == "all" else {name: COMMANDS[name]}
+    about = None if name == "all" else _module(name).__doc__
     measure(chosen, options_of(parser_of(name, about).parse_args(rest)))
     return 0
+
+
+def _those_that_can_run() -> dict[str, Run]:
+    chosen = {}
+    for name, run in COMMANDS.items():
+        try:
+            _module(name)
+        except ModuleNotFoundError as error:
+            print(f"{name}: left out, for {error.name} is not installed", file=sys.stderr)
+        else:
+            chosen[name] = run
+    return chosen
 
 
 def measure(chosen: dict[str, Run], options: Options) -> list[Record]:
