@@ -21,7 +21,7 @@ from prompt_store.artifact import Artifact
 from prompt_store.manifest import Fingerprint, HeadKind, Manifest, Method, PublisherManifest
 from server.engine.bringing import Bringing
 from server.engine.engine import Engine
-from server.engine.kv import RowMemory
+from server.engine.row_memory import RowMemory
 from server.engine.rows import RunningRow
 from server.engine.step import RowResult, Stepper
 from server.engine.types import LoadRequest, RowInput, SamplingParams, Token

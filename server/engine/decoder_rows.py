@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from server.engine.backbone.backbone import BackboneShape
 from server.engine.cross import CrossRow
-from server.engine.kv import KVMemory, RowMemory, SlotPool
+from server.engine.kv import KVMemory, SlotPool
 from server.engine.plan import PlannedRow
 from server.engine.residency import DecoderVectors, Resident
+from server.engine.row_memory import RowMemory
 from server.engine.rows import Claim, RunningRow
 from server.engine.sampling import RowSampler
 from server.engine.settings import SHARED_FROM

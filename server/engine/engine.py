@@ -28,11 +28,12 @@ from server.engine.bringing import Bringing, Brought, Placed
 from server.engine.decoder_rows import running_row
 from server.engine.errors import EngineDeadError, NeverFitsError
 from server.engine.job import Job
-from server.engine.kv import KVMemory, KVShape, RowMemory
+from server.engine.kv import KVMemory, KVShape
 from server.engine.messages import Abort, Arrival
 from server.engine.observer import StepObserver
 from server.engine.paged_memory import PagedMemory
 from server.engine.residency import Lease, PartKey, Residency, VersionKey
+from server.engine.row_memory import RowMemory
 from server.engine.rows import RunningRow, check_fits
 from server.engine.scheduler import Scheduler, SchedulerLimits, Waiting
 from server.engine.settings import EngineSettings

@@ -7,7 +7,7 @@ Owned by the worker thread. A slot is zeroed when it is released: NaN behind a m
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 
@@ -23,33 +23,6 @@ class SlotOwner(Protocol):
     """Whoever holds a slot; compaction may move it, so the owner is told."""
 
     slot: int
-
-
-class RowMemory(Protocol):
-    """Where the keys of running rows are kept, in slots or in pages, under one budget of bytes."""
-
-    budget_bytes: int
-
-    @property
-    def used_bytes(self) -> int:
-        """Bytes that rows have."""
-        ...
-
-    def can_ever_hold(self, *slots: int) -> bool:
-        """Whether a row that keeps so many tokens would fit into the empty memory."""
-        ...
-
-    def slot_bytes(self, *slots: int) -> int:
-        """Bytes that so many tokens take."""
-        ...
-
-    def take(self, owner: Any, num_tokens: int) -> Any:
-        """Give `owner` room for `num_tokens` and return its pool, or None when there is no room now."""
-        ...
-
-    def release(self, pool: Any, owner: Any) -> None:
-        """Free what `owner` has in `pool`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

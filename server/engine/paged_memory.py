@@ -126,17 +126,15 @@ class PagedMemory:
         num_own = self._num_pages(num_tokens) - num_shared
         while self._dead:
             self._drop(self._dead.pop())
-        known = self._prefixes.pop(id(prefix[0]), None) if prefix is not None and num_shared else None
-        if known is not None:
-            self._prefixes[id(known.source())] = known  # it was used last
-            known.num_rows += 1  # so that making room leaves it
-        if not self._make_room(num_own if known else num_own + num_shared):
-            if known is not None:
-                known.num_rows -= 1
+        known = None if prefix is None else self._known(prefix)
+        if not self._make_room(num_own if known else num_own + num_shared, known):
             return None
         if known is None and prefix is not None and num_shared:
             known = self._load(prefix, num_shared)
+        # Nothing fails from here on, so that a device without room leaves all counts as they were.
         self._ledger.promise(num_own)
+        if known is not None:
+            known.num_rows += 1
         owner.pages = RowPages(self._ledger, self.pool.page_tokens, tuple(known.pages) if known else (), num_own)
         return self.pool
 
@@ -158,14 +156,22 @@ class PagedMemory:
     def _num_pages(self, *slots: int) -> int:
         return sum(pages_for(num_tokens, self.pool.page_tokens) for num_tokens in slots)
 
-    def _make_room(self, count: int) -> bool:
-        """Have `count` pages available: from the budget first, then from prefixes that no row uses."""
+    def _known(self, prefix: Prefix) -> _PrefixPages | None:
+        """Return a prefix's pages, if they are there, as those used last."""
+        known = self._prefixes.pop(id(prefix[0]), None)
+        if known is not None:
+            self._prefixes[id(prefix[0])] = known
+        return known
+
+    def _make_room(self, count: int, needed: _PrefixPages | None) -> bool:
+        """Have `count` pages available: from the budget first, then from prefixes that no row uses, but `needed`."""
         if count > self._ledger.num_available:
             self._grow(count - self._ledger.num_available)
         for at in self._idle():
             if count <= self._ledger.num_available:
                 break
-            self._drop(at)
+            if self._prefixes[at] is not needed:
+                self._drop(at)
         return count <= self._ledger.num_available
 
     def _grow(self, missing: int) -> None:
@@ -178,9 +184,13 @@ class PagedMemory:
     def _load(self, prefix: Prefix, num_pages: int) -> _PrefixPages:
         self._ledger.promise(num_pages)
         pages = [self._ledger.take_promised() for _ in range(num_pages)]
-        self.pool.put(pages, prefix)
+        try:
+            self.pool.put(pages, prefix)
+        except RuntimeError:
+            self._free(pages)
+            raise
         at = id(prefix[0])
-        kept = _PrefixPages(weakref.ref(prefix[0], lambda _: self._dead.append(at)), pages, num_rows=1)
+        kept = _PrefixPages(weakref.ref(prefix[0], lambda _: self._dead.append(at)), pages)
         self._prefixes[at] = self._by_first_page[pages[0]] = kept
         return kept
 

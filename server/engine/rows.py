@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 from server.engine.backbone.backbone import BackboneShape
 from server.engine.errors import NeverFitsError
-from server.engine.kv import RowMemory, SlotPool
+from server.engine.kv import SlotPool
 from server.engine.paged_memory import PagePool
 from server.engine.pages import RowPages
 from server.engine.plan import PlannedRow
 from server.engine.prefixes import Prefix
 from server.engine.residency import Resident, Vectors
+from server.engine.row_memory import RowMemory
 from server.engine.sampling import RowSampler
 from server.engine.settings import SHARED_FROM
 from server.engine.types import FinishReason, ReadEmbedding, ReadText, ReadTokens, RowInput, SamplingParams, Token

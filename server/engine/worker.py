@@ -20,9 +20,9 @@ import torch
 from server.engine.admission import Admission
 from server.engine.errors import DeadlineError, EngineDeadError, EngineError, OutOfMemoryError
 from server.engine.job import Job, is_out_of_memory
-from server.engine.kv import RowMemory
 from server.engine.messages import Abort, Arrival, Message
 from server.engine.observer import StepObserver
+from server.engine.row_memory import RowMemory
 from server.engine.rows import RunningRow
 from server.engine.scheduler import Scheduler, Waiting
 from server.engine.step import RowResult, Stepper

@@ -21,8 +21,9 @@ from prompt_store.backbone_spec import BackboneSpec
 from prompt_store.manifest import Fingerprint, HeadKind, Manifest, Method
 from server.engine.engine import Engine
 from server.engine.errors import EngineError
-from server.engine.kv import KVMemory, RowMemory, SlotPool
+from server.engine.kv import KVMemory, SlotPool
 from server.engine.paged_memory import PagedMemory, PagePool
+from server.engine.row_memory import RowMemory
 from server.engine.settings import EngineSettings
 from server.engine.stream import RowStream
 from server.engine.types import (

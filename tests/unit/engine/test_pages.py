@@ -131,6 +131,29 @@ def test_growing_moves_the_pool_and_keeps_what_stands_in_it() -> None:
     assert room.allocated_bytes <= room.budget_bytes
 
 
+@pytest.mark.parametrize("what", ["grow", "put"])
+def test_a_device_without_room_leaves_everything_as_it_was(what: str) -> None:
+    """It may have less memory than the budget says."""
+    room, shared = memory(200), prefix(8)
+    known, other = Owner(shared), Owner(prefix(8))
+    assert room.take(known, 9)
+    used, whole = room.used_bytes, getattr(room.pool, what)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    setattr(room.pool, what, full)
+    for owner in (other, Owner(shared)) if what == "grow" else (other,):
+        with pytest.raises(torch.OutOfMemoryError):
+            room.take(owner, 4 * 150)
+        assert owner.pages is None
+    assert room.used_bytes == used
+    setattr(room.pool, what, whole)
+    room.release(room.pool, known)
+    room.drop_idle()
+    assert room._ledger.num_used == 0
+
+
 @given(
     ops=st.lists(
         st.tuples(st.sampled_from(["join", "join", "write", "leave", "forget"]), st.integers(0, 5), st.integers(1, 30)),
