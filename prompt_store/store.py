@@ -6,7 +6,7 @@ a name raises the store's one `sequence`. The tenant always comes from the calle
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -161,6 +161,14 @@ class Tier:
     num_evictions: int
 
 
+OnErased = Callable[[str, Version], None]
+"""Hears of a tenant's bytes that were deleted."""
+
+
+def unheard(tenant: str, version: Version) -> None:
+    """Whoever does not ask which bytes were deleted."""
+
+
 class PromptStore(Protocol):
     """Hold artifacts and their names. Every failure is an error of `prompt_store.errors`."""
 
@@ -239,8 +247,11 @@ class PromptStore(Protocol):
         """Yield changes after `since` as they happen. A hint: the sequence is the truth."""
         ...
 
-    async def collect(self, grace_s: float) -> int:
-        """Delete bytes that no version has named for `grace_s` seconds; return how many bytes were freed."""
+    async def collect(self, grace_s: float, on_erased: OnErased = unheard) -> int:
+        """Delete bytes that no version has named for `grace_s` seconds; return how many bytes were freed.
+
+        `on_erased` hears of each as it goes; what a writer left that never finished had no version.
+        """
         ...
 
     async def orphans(self, grace_s: float) -> tuple[Orphan, ...]:

@@ -97,10 +97,10 @@ class CacheFiles:
         return raw
 
     def write(self, key: Key, raw: bytes) -> None:
-        """Cache these bytes, unless they are more than the whole budget or the disk will not have them."""
-        if len(raw) > self._budget_bytes:
-            return
+        """Cache these bytes, unless there is no room beside what is pinned or the disk will not have them."""
         path = inside(self._root, *key)
+        if not self._has_room(path, len(raw)):
+            return self.forget(key)  # what was cached under it is not what it should be any more
         temporary = inside(self._root, *key[:-1], f"{uuid.uuid4().hex}.new")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -118,18 +118,16 @@ class CacheFiles:
 
     def forget(self, key: Key) -> None:
         """Delete what is cached under this key."""
-        self._delete(inside(self._root, *key))
-
-    def clear(self, first: str) -> None:
-        """Delete what is cached under keys that begin with this part."""
-        below = inside(self._root, first)
-        for path in [path for path in tuple(self._sizes) if path.is_relative_to(below)]:
-            self._delete(path)
-
-    def _delete(self, path: Path) -> None:
+        path = inside(self._root, *key)
         with self._lock, contextlib.suppress(OSError):
             self._drop(path)
             path.unlink(missing_ok=True)
+
+    def _has_room(self, path: Path, num_bytes: int) -> bool:
+        """Say whether so many bytes fit beside what is pinned; else everything else would go, and they would not."""
+        with self._lock:
+            pinned_bytes = sum(self._sizes.get(pinned, 0) for pinned in self._pinned - {path})
+        return pinned_bytes + num_bytes <= self._budget_bytes
 
     def _drop(self, path: Path) -> None:
         self._size_bytes -= self._sizes.pop(path, 0)

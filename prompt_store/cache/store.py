@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from prompt_store.cache.backup import CachedBackup
+from prompt_store.cache.blobs import CachedBlobs
 from prompt_store.cache.breaker import Breaker
 from prompt_store.cache.files import CacheFiles
+from prompt_store.cache.listeners import Listeners
 from prompt_store.cache.names import CachedNames
 from prompt_store.cache.negatives import Negatives
-from prompt_store.digest import version_of
-from prompt_store.disk.layout import blob_parts
-from prompt_store.errors import NotFoundError, StoreError, StoreUnavailableError, TaskNotFoundError
+from prompt_store.cache.started import StartedTasks
+from prompt_store.errors import StoreError, StoreUnavailableError, TaskNotFoundError
 from prompt_store.refs import Alias, TaskName, Version, parse_name
 from prompt_store.rules.tables import T
 from prompt_store.store import (
     NO_TERMS,
     AliasState,
     Change,
+    OnErased,
     PromptStore,
     Sequence,
     Target,
@@ -33,6 +35,7 @@ from prompt_store.store import (
     Terms,
     Tier,
     VersionRecord,
+    unheard,
 )
 
 
@@ -49,7 +52,7 @@ class CacheOptions:
 class CachedStore(CachedBackup):
     """A `PromptStore` that answers for what it has seen while `store` is away, and closes `store` with itself.
 
-    What `store` collects on behalf of others may still be read here until it falls out of the cache.
+    What others have `store` collect may still be read here until it falls out of the cache: it is never wrong.
     """
 
     def __init__(self, store: PromptStore, files: CacheFiles, options: CacheOptions | None = None) -> None:
@@ -60,29 +63,19 @@ class CachedStore(CachedBackup):
         self._patience_s = chosen.patience_s
         self._negatives = Negatives(chosen.negative_ttl_s, chosen.clock)
         self._breaker = Breaker(self._reach, chosen.probe_every_s, chosen.clock)
-        self._reads: dict[tuple[str, Version], asyncio.Task[bytes]] = {}
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks = StartedTasks()
+        self._blobs = CachedBlobs(store, files, self._breaker, self._negatives, self._tasks)
+        self._listeners = Listeners(store, self._breaker, self._negatives, self._tasks)
         self._doubtful: dict[TaskName, TaskRecord] = {}  # stale answers that were given, until they are compared
-        self._listeners: set[_Listener] = set()
         self._is_closed = False
-        self._num_hits = self._num_misses = 0
 
     def tier(self) -> Tier:
-        """See `PromptStore.tier`; hits and misses are of bytes, the rest counts the files of names too."""
-        files = self._files
-        return Tier(
-            name="disk",
-            num_held=files.num_files,
-            size_bytes=files.size_bytes,
-            budget_bytes=files.budget_bytes,
-            num_hits=self._num_hits,
-            num_misses=self._num_misses,
-            num_evictions=files.num_evictions,
-        )
+        """See `PromptStore.tier`."""
+        return self._blobs.tier()
 
     def pin(self, tenant: str, version: Version, is_pinned: bool) -> None:
         """See `PromptStore.pin`."""
-        self._files.pin(blob_parts(tenant, version), is_pinned)
+        self._blobs.pin(tenant, version, is_pinned)
 
     def stale_s(self) -> float | None:
         """See `PromptStore.stale_s`."""
@@ -92,16 +85,14 @@ class CachedStore(CachedBackup):
         """See `PromptStore.put`."""
         version = await self._call(lambda: self._store.put(tenant, artifact))
         self._negatives.end()
-        await asyncio.to_thread(self._files.write, blob_parts(tenant, version), artifact)
+        await self._blobs.write(tenant, version, artifact)
         return version
 
     async def get(self, tenant: str, version: Version) -> bytes:
         """See `PromptStore.get`; reads the store once however many ask."""
         self._require_open()
         parse_name(tenant, "tenant")
-        if (tenant, version) not in self._reads:
-            self._reads[tenant, version] = self._start(self._read(tenant, version))
-        return await asyncio.shield(self._reads[tenant, version])
+        return await self._blobs.read(tenant, version)
 
     async def commit(self, task: TaskName, record: VersionRecord) -> TaskRecord:
         """See `PromptStore.commit`."""
@@ -111,7 +102,7 @@ class CachedStore(CachedBackup):
         """See `PromptStore.resolve`; the last record that was seen, while the store does not answer."""
         self._require_open()
         self._negatives.check(task)
-        asking = self._start(self._ask(task))
+        asking = self._tasks.start(self._ask(task))
         await asyncio.wait({asking}, timeout=self._patience_s)
         self._require_open()
         if asking.done() and not isinstance(asking.exception(), StoreUnavailableError):
@@ -121,7 +112,7 @@ class CachedStore(CachedBackup):
             return await asyncio.shield(asking)
         self._doubtful[task] = known
         if asking.done() and not self._breaker.is_open:
-            self._start(self._settle())  # it came back while we looked
+            self._tasks.start(self._settle())  # it came back while we looked
         return known
 
     async def move(
@@ -168,33 +159,25 @@ class CachedStore(CachedBackup):
         """See `PromptStore.sequence`."""
         return await self._call(self._store.sequence)
 
-    async def changes(self, since: Sequence) -> AsyncIterator[Change]:
+    def changes(self, since: Sequence) -> AsyncIterator[Change]:
         """See `PromptStore.changes`; goes on after the store was away, and tells of stale answers that were wrong."""
-        listener = _Listener(since)
-        self._listeners.add(listener)
-        listener.task = self._start(self._listen(listener))
-        try:
-            while (change := await listener.heard.get()) is not None:
-                yield change
-        finally:
-            listener.task.cancel()
-            self._listeners.discard(listener)
+        return self._listeners.changes(since)
 
-    async def collect(self, grace_s: float) -> int:
-        """See `PromptStore.collect`. No cached bytes stay: which of them were collected is not known here."""
-        freed = await self._call(lambda: self._store.collect(grace_s))
-        await asyncio.to_thread(self._files.clear, "blobs")
-        return freed
+    async def collect(self, grace_s: float, on_erased: OnErased = unheard) -> int:
+        """See `PromptStore.collect`. The copies here go with what they are of, pinned or not; all others stay."""
+
+        def erased(tenant: str, version: Version) -> None:
+            self._blobs.drop(tenant, version)
+            on_erased(tenant, version)
+
+        return await self._call(lambda: self._store.collect(grace_s, erased))
 
     async def close(self) -> None:
         """See `PromptStore.close`."""
         self._is_closed = True
         await self._breaker.stop()
-        for listener in self._listeners:
-            listener.heard.put_nowait(None)
-            if listener.task is not None:
-                listener.task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)  # bounded by the store's own time limits
+        self._listeners.close()
+        await self._tasks.ended()  # bounded by the store's own time limits
         await self._store.close()
         await asyncio.to_thread(self._files.close)
 
@@ -228,32 +211,9 @@ class CachedStore(CachedBackup):
         self._compare(task, record)
         return record
 
-    async def _read(self, tenant: str, version: Version) -> bytes:
-        key = blob_parts(tenant, version)
-        try:
-            raw = await asyncio.to_thread(self._files.read, key, lambda raw: version_of(raw) == version)
-            self._num_hits += raw is not None
-            self._num_misses += raw is None
-            if raw is None:
-                raw = await self._fetch(tenant, version)
-                await asyncio.to_thread(self._files.write, key, raw)
-            return raw
-        finally:
-            # Not before the file is there: who came in between would ask the store once more.
-            self._reads.pop((tenant, version), None)
-
-    async def _fetch(self, tenant: str, version: Version) -> bytes:
-        self._negatives.check((tenant, version))
-        turn = self._negatives.turn
-        try:
-            return await self._breaker.run(lambda: self._store.get(tenant, version))
-        except NotFoundError as error:
-            self._negatives.note((tenant, version), error, turn)
-            raise
-
     async def _reach(self) -> None:
         await self._store.sequence()
-        self._start(self._settle())
+        self._tasks.start(self._settle())
 
     async def _settle(self) -> None:
         """Compare every stale answer with what the store says now that it is back."""
@@ -271,43 +231,8 @@ class CachedStore(CachedBackup):
     def _compare(self, task: TaskName, record: TaskRecord | None) -> None:
         answered = self._doubtful.pop(task, record)
         if answered != record:
-            for listener in self._listeners:
-                listener.heard.put_nowait(Change(task, listener.since))
-
-    async def _listen(self, listener: _Listener) -> None:
-        while not self._is_closed:
-            try:
-                async for change in self._store.changes(listener.since):
-                    self._negatives.end()
-                    listener.since = change.sequence
-                    listener.heard.put_nowait(change)
-                break
-            except StoreUnavailableError:
-                if not self._is_closed:
-                    self._breaker.open()
-                    await self._breaker.closed()
-        listener.heard.put_nowait(None)
-
-    def _start(self, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[object]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # retrieved here too: whoever waited may have been cancelled
+            self._listeners.tell(task)
 
     def _require_open(self) -> None:
         if self._is_closed:
             raise StoreUnavailableError("the store is closed")
-
-
-class _Listener:
-    """Somebody who follows the changes."""
-
-    def __init__(self, since: Sequence) -> None:
-        self.since = since
-        self.heard: asyncio.Queue[Change | None] = asyncio.Queue()
-        self.task: asyncio.Task[None] | None = None

@@ -36,7 +36,7 @@ from prompt_store.rules.feed import ChangeFeed
 from prompt_store.rules.name_store import NameStore
 from prompt_store.rules.tables import BlobRow
 from prompt_store.rules.two_part_store import MAX_ARTIFACT_BYTES, STRAY_GRACE_S
-from prompt_store.store import Change, Orphan, Sequence, TaskCopy, TaskRecord, VersionRecord
+from prompt_store.store import Change, OnErased, Orphan, Sequence, TaskCopy, TaskRecord, VersionRecord, unheard
 
 _TRIES = 3
 _COPIES_AT_ONCE = 8
@@ -190,11 +190,11 @@ class RedisStore(NameStore):
         self._hints.start()
         return super().changes(since)
 
-    async def collect(self, grace_s: float) -> int:
+    async def collect(self, grace_s: float, on_erased: OnErased = unheard) -> int:
         """See `PromptStore.collect`. A copy that somebody is writing may take an hour."""
         unnamed_before = self._now() - grace_s  # once: work that runs again must ask for the same
         buried = await self._rows.write(lambda t: ledger.bury(t, unnamed_before))
-        freed = sum([await self._erase(row) for row in buried])
+        freed = sum([await self._erase(row, on_erased) for row in buried])
         before = self._now() - max(grace_s, STRAY_GRACE_S)
         strays = await self._rows.read_rows(RedisTables.strays)
         for row in strays.values():
@@ -249,9 +249,10 @@ class RedisStore(NameStore):
         if len(artifact) > self._max_artifact_bytes:
             raise TooLargeError(f"the artifact has {len(artifact)} bytes; at most {self._max_artifact_bytes} are kept")
 
-    async def _erase(self, buried: BlobRow) -> int:
+    async def _erase(self, buried: BlobRow, on_erased: OnErased) -> int:
         if not await self._rows.write_rows(lambda t: stored_copies.remove(t, buried)):
             return 0
+        on_erased(buried.tenant, buried.version)  # its row is gone, so nobody can read it
         await self._discard(buried)
         return buried.size_bytes
 

@@ -45,11 +45,11 @@ def bury(tables: Tables, before: float) -> tuple[BlobRow, ...]:
     return buried
 
 
-def erase(tables: Tables, blobs: Blobs, buried: BlobRow) -> int:
-    """Delete bytes whose tombstone still stands; return how many bytes."""
+def erase(tables: Tables, blobs: Blobs, buried: BlobRow) -> int | None:
+    """Delete bytes whose tombstone still stands; return how many bytes, None when it stands no more."""
     row = tables.blob(buried.tenant, buried.version)
     if row is None or not row.is_tombstone:
-        return 0
+        return None
     freed = blobs.remove(row.tenant, row.version)
     tables.remove_blob(row.tenant, row.version)
     return freed

@@ -13,7 +13,7 @@ from prompt_store.rules import copies, ledger, names
 from prompt_store.rules.feed import ChangeFeed
 from prompt_store.rules.name_store import NameStore
 from prompt_store.rules.tables import BlobRow, Blobs, Tables, Transactions
-from prompt_store.store import Orphan, TaskCopy, TaskRecord, VersionRecord
+from prompt_store.store import OnErased, Orphan, TaskCopy, TaskRecord, VersionRecord, unheard
 
 MAX_ARTIFACT_BYTES = 512 << 20
 STRAY_GRACE_S = 3600.0  # longer than any upload: what has no row yet may belong to a writer that lives
@@ -98,12 +98,15 @@ class TwoPartStore(NameStore):
 
         return await self._transactions.read(work)
 
-    async def collect(self, grace_s: float) -> int:
+    async def collect(self, grace_s: float, on_erased: OnErased = unheard) -> int:
         """See `PromptStore.collect`. What a dead writer left, and has no row, goes after an hour at the least."""
         buried = await self._write(lambda t: ledger.bury(t, self._now() - grace_s))
         freed = 0
         for row in buried:  # one transaction each: writers get their turn in between
-            freed += await self._write(partial(ledger.erase, blobs=self._blobs, buried=row))
+            num_bytes = await self._write(partial(ledger.erase, blobs=self._blobs, buried=row))
+            freed += num_bytes or 0
+            if num_bytes is not None:
+                on_erased(row.tenant, row.version)
         before = self._now() - max(grace_s, STRAY_GRACE_S)
         return freed + await self._write(lambda t: self._blobs.sweep(t.blobs(), before))
 

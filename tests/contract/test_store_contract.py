@@ -521,6 +521,16 @@ class TestCollect:
         with pytest.raises(VersionNotFoundError):
             await store.get("acme", version)
 
+    async def test_it_tells_what_went(self, store: PromptStore, clock: Clock) -> None:
+        live, gone = await publish(store, b"one"), await publish(store, b"two")
+        never_named = await store.put("umbrella", b"three")
+        await store.move(TASK, LIVE, (Target(live),), None, "ann")
+        await store.delete_version(TASK, gone)
+        clock.at += 61
+        erased: set[tuple[str, Version]] = set()
+        await store.collect(60, lambda tenant, version: erased.add((tenant, version)))
+        assert erased == {("acme", gone), ("umbrella", never_named)}
+
     async def test_bytes_never_named_go_after_the_grace(self, store: PromptStore, clock: Clock) -> None:
         version = await store.put("acme", b"one")
         assert await store.collect(60) == 0

@@ -111,6 +111,29 @@ class TestBytes:
         assert [await cached.get("acme", version) for _ in range(3)] == [b"one"] * 3
         assert distant.asked["get"] == 1
 
+    async def test_that_were_collected_go_and_all_others_stay(self, distant: Distant, cached: CachedStore) -> None:
+        live, dead, named_elsewhere = [await publish(cached, raw) for raw in (b"live", b"dead", b"both")]
+        for version in (live, dead, named_elsewhere):
+            cached.pin("acme", version, is_pinned=version != live)
+        await cached.commit(OTHER, record_of(named_elsewhere))
+        await cached.move(TASK, LIVE, (Target(live),), None, "ann")
+        for version in (dead, named_elsewhere):
+            await cached.delete_version(TASK, version)
+        assert await cached.collect(-1) == 4
+        assert [await cached.get("acme", version) for version in (live, named_elsewhere)] == [b"live", b"both"]
+        assert distant.asked["get"] == 0
+        with pytest.raises(VersionNotFoundError):
+            await cached.get("acme", dead)
+
+    async def test_that_another_collected_are_still_right(
+        self, distant: Distant, cached: CachedStore, clock: Clock, tmp_path: Path
+    ) -> None:
+        version = await publish(cached, b"one")
+        await cached.drop_alias(TASK, LIVE)
+        await cached.delete_version(TASK, version)
+        assert await distant.collect(-1) == 3
+        assert await cached.get("acme", version) == b"one"
+
     async def test_are_read_once_however_many_ask(self, distant: Distant, cached: CachedStore) -> None:
         version = await publish(distant, b"one")
         assert await asyncio.gather(*(cached.get("acme", version) for _ in range(20))) == [b"one"] * 20

@@ -13,7 +13,7 @@ from prompt_store.errors import StoreUnavailableError, VersionNotFoundError
 from prompt_store.memory import MemoryStore
 from prompt_store.refs import LIVE, Alias, TaskName, TaskRef, Version
 from prompt_store.rules.retention import unused
-from prompt_store.store import AliasState, Target, TaskCopy
+from prompt_store.store import AliasState, OnErased, Target, TaskCopy, unheard
 from server.cleaning import Cleaner, CleanerSettings
 from server.tasks import Tasks
 
@@ -63,13 +63,13 @@ class AwayStore(MemoryStore):
         super().__init__(now=now)
         self.was_tried_again = asyncio.Event()
 
-    async def collect(self, grace_s: float) -> int:
+    async def collect(self, grace_s: float, on_erased: OnErased = unheard) -> int:
         self.num_collected += 1
         if self.num_collected > 1:
             self.was_tried_again.set()
         if self.is_away:
             raise StoreUnavailableError("the store is away")
-        return await super().collect(grace_s)
+        return await super().collect(grace_s, on_erased)
 
 
 @dataclass

@@ -282,6 +282,19 @@ def test_a_cache_keeps_what_is_pinned_and_leaves_what_is_not_its_own(tmp_path: P
     assert (again.size_bytes, again.num_files) == (16, 2)
 
 
+def test_a_cache_empties_itself_for_nothing_that_does_not_fit_beside_what_is_pinned(tmp_path: Path) -> None:
+    files = CacheFiles(tmp_path, 20)
+    files.pin(("blobs", "a"), is_pinned=True)
+    for name in "ab":
+        files.write(("blobs", name), b"12345678")
+    files.write(("blobs", "c"), b"x" * 13)
+    assert [files.read(("blobs", name), bool) is not None for name in "abc"] == [True, True, False]
+    files.write(("blobs", "b"), b"x" * 13)  # would replace what is there, which is not what it should be any more
+    assert files.read(("blobs", "b"), bool) is None
+    files.write(("blobs", "a"), b"x" * 20)  # its own old bytes are no hindrance
+    assert (files.size_bytes, files.num_files, files.num_evictions) == (20, 1, 0)
+
+
 def classifier_version(index: int) -> Version:
     return version_of(classifier(index).to_bytes())
 
