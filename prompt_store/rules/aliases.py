@@ -56,12 +56,15 @@ def moved(record: TaskRecord, move: Move) -> AliasState:
 def rolled_back(record: TaskRecord, history: Sequence[AliasState], rollback: Rollback) -> AliasState:
     """Return the state after `rollback`: a new move to a past state, weights and rule whole. `history` is oldest first.
 
-    Raises AliasNotFoundError, ConflictError (no such state, or one of its versions was deleted or quarantined).
+    Raises AliasNotFoundError, ConflictError (no such state; or a version of it, or of what its rule would go back to,
+    was deleted or quarantined).
     """
     if not history:
         raise alias_not_found(record, rollback.alias)
     past = _past_state(history, rollback.to_serial)
     _check_servable(record, past.targets)
+    if past.guard is not None:
+        _check_base(record, past, past.guard)
     serial = history[-1].serial + 1
     return AliasState(rollback.alias, past.targets, serial, rollback.actor, rollback.at, guard=past.guard)
 
@@ -122,6 +125,18 @@ def _check_servable(record: TaskRecord, targets: tuple[Target, ...]) -> None:
         reason = record.versions[index].quarantined
         if reason is not None:
             raise ConflictError(f"version {target.version} of {record.task} is quarantined: {reason}. Choose another")
+
+
+def _check_base(record: TaskRecord, past: AliasState, guard: Guard) -> None:
+    """Refuse a rule that could not do what it is there for: the versions would go unguarded, and nobody would know."""
+    try:
+        _check_servable(record, guard.targets)
+    except ConflictError as error:
+        raise ConflictError(
+            f"serial {past.serial} of alias {past.alias!r} has a rollback rule that would go back to serial "
+            f"{guard.to_serial}, which it could not: {error}. Or move the alias to the versions of serial "
+            f"{past.serial} yourself, without that rule"
+        ) from error
 
 
 def _past_state(history: Sequence[AliasState], to_serial: int | None) -> AliasState:

@@ -1,13 +1,20 @@
-"""Stored values as JSON text and back. A field that is added must have a default, so that old rows still read."""
+"""Stored values as JSON text and back.
+
+A field that is added must have a default, so that old rows still read, and must be one that may be passed over: a
+softmux that does not know it goes on serving what it knows.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prompt_store.refs import Alias, Version
 from prompt_store.store import AliasState, Guard, RollbackRule, Target, VersionRecord
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def dump_version(record: VersionRecord) -> str:
@@ -23,8 +30,7 @@ def version_fields(record: VersionRecord) -> dict[str, Any]:
 def load_version(text: str) -> VersionRecord:
     """Read what `dump_version` wrote; a field that a later softmux added is passed over."""
     found = json.loads(text)
-    known = {field.name: found[field.name] for field in fields(VersionRecord) if field.name in found}
-    return VersionRecord(**{**known, "checks": tuple(found["checks"])})
+    return VersionRecord(**{**_known(VersionRecord, found), "checks": tuple(found["checks"])})
 
 
 def dump_state(state: AliasState) -> str:
@@ -38,7 +44,7 @@ def state_fields(state: AliasState) -> dict[str, Any]:
 
 
 def load_state(text: str) -> AliasState:
-    """Read what `dump_state` wrote."""
+    """Read what `dump_state` wrote; a field that a later softmux added, to its rule too, is passed over."""
     found = json.loads(text)
     return AliasState(
         alias=Alias(found["alias"]),
@@ -52,11 +58,15 @@ def load_state(text: str) -> AliasState:
 
 
 def _guard(found: dict[str, Any]) -> Guard:
-    return Guard(RollbackRule(**found["rule"]), found["to_serial"], _targets(found["targets"]))
+    return Guard(RollbackRule(**_known(RollbackRule, found["rule"])), found["to_serial"], _targets(found["targets"]))
 
 
 def _targets(found: list[dict[str, Any]]) -> tuple[Target, ...]:
     return tuple(Target(Version(target["version"]), target["weight"]) for target in found)
+
+
+def _known(kind: type[DataclassInstance], found: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: found[field.name] for field in fields(kind) if field.name in found}
 
 
 def _without(given: dict[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:

@@ -99,3 +99,20 @@ async def test_a_rule_goes_out_and_in_with_its_task(store: PromptStore) -> None:
     assert await store.copies(TASK.tenant, "", 10) == copies
     assert await store.restore(copies) == ()
     assert (await store.resolve(TaskName(TASK.tenant, TASK.name))).aliases[LIVE].guard is not None
+
+
+@pytest.mark.parametrize("loss", ["deleted", "quarantined"])
+async def test_a_rule_without_its_base_does_not_come_back(store: PromptStore, loss: str) -> None:
+    base, canary, next_one = await publish(store, b"one"), *[await store.put("acme", raw) for raw in (b"two", b"three")]
+    for version in (canary, next_one):
+        await store.commit(TASK, record_of(version))
+    await store.move(TASK, LIVE, (Target(canary),), None, "ann", Terms(RULE))
+    await store.move(TASK, LIVE, (Target(next_one),), None, "ann")
+    if loss == "deleted":
+        await store.delete_version(TASK, base)
+    else:
+        await store.quarantine(TASK, base, "non-finite")
+    with pytest.raises(ConflictError, match=f"would go back to serial 1, which it could not: .* {loss}.*yourself"):
+        await store.rollback(TASK, LIVE, None, "ann")
+    assert (await store.resolve(TASK)).aliases[LIVE].serial == 3
+    assert (await store.move(TASK, LIVE, (Target(canary),), None, "ann")).guard is None
