@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.calibration import Prior, measure, scoring
+from server.cli.calibration import Prior, calibrated, measure, publish_with
 from server.cli.client import Client
 from server.cli.options import DEFAULT_URL, Json, Key, Task, Url
-from server.cli.publishing import Destination, publish
 from server.cli.screen import short, show
 
 if TYPE_CHECKING:
@@ -35,15 +34,16 @@ def calibrate(
 ) -> None:
     """Measure what a label-words task answers where the text says nothing, and publish a version that divides by it.
 
-    `softmux rollback` takes it back.
+    An alias that serves several versions, or one that a rollback rule watches, is refused; so is one that moves
+    meanwhile. `softmux rollback` takes it back.
     """
     given = [_read(text) for text in inputs or []]
     if not given:
         raise typer.BadParameter('give one input without content or several, e.g. --input ""', param_hint="--input")
     with Client(url, key) as client:
-        version, prior = measure(client, f"{task}@{alias}", given)
-        destination = Destination(task, alias, is_dry_run=dry_run, base_version=version)
-        report = publish(client, None, scoring(prior), destination, is_quiet=as_json)
+        measured = calibrated(client, task, alias)
+        prior = measure(client, measured, given)
+        report = publish_with(client, measured, prior, is_dry_run=dry_run, is_quiet=as_json)
     show({**report, "prior": prior}, as_json, lambda _: _draw(report, prior))
 
 

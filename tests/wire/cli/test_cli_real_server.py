@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_stub import Softmux
 from engine_cases import backbone_directory
 from peft_cases import save_peft
 from served_process import serving
+
+from server.cli.calibration import Prior, measure
 
 pytestmark = pytest.mark.timeout(180)  # each server process imports torch and transformers
 
@@ -77,6 +80,43 @@ def test_calibration_is_a_version_that_divides_by_what_nothing_answers(softmux: 
     assert softmux(*asked).json["outputs"][0] == told
     assert softmux("calibrate", "calm").code == 2
     assert softmux("calibrate", "calm", "--input", "{").code == 2
+
+
+def test_calibration_takes_no_alias_from_others(softmux: Softmux, folders: Path) -> None:
+    words = ('{"up": "a", "down": "b"}', '{"up": "b", "down": "c"}')
+    one, two = [
+        softmux("push", str(folders / "mood"), "--task", "split", "--label-words", said, "--json").json["version"]
+        for said in words
+    ]
+    for moves in ((f"live={one[7:19]}:90", f"live={two[7:19]}:10"), (f"live={one[7:19]}", "--max-error-rate", "0.5")):
+        assert softmux("alias", "split", f"live={two[7:19]}").code == 0
+        assert softmux("alias", "split", *moves).code == 0
+        before = softmux("show", "split", "--json").json
+        refused = softmux("calibrate", "split", "--input", "the")
+        assert refused.code == 2
+        assert "end the canary first" in " ".join(refused.err.replace("│", " ").split())
+        assert softmux("show", "split", "--json").json == before
+
+
+def test_calibration_moves_no_alias_that_was_moved_meanwhile(
+    softmux: Softmux, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = [
+        softmux("push", str(folders / "mood"), "--task", "moved", "--label-words", said, "--json").json["version"]
+        for said in ('{"up": "a", "down": "b"}', '{"up": "b", "down": "c"}')
+    ]
+
+    def measure_late(*given: Any) -> Prior:
+        assert softmux("alias", "moved", f"live={one[7:19]}").code == 0
+        return measure(*given)
+
+    monkeypatch.setattr("server.cli.commands.calibrate.measure", measure_late)
+    refused = softmux("calibrate", "moved", "--input", "the")
+    assert refused.code == 1
+    assert "is not live: measure again" in " ".join(refused.err.replace("│", " ").split())
+    shown = softmux("show", "moved", "--json").json
+    assert [target["version"] for target in shown["aliases"][0]["targets"]] == [one]
+    assert {one, two} < {record["version"] for record in shown["versions"]}  # of two, which was measured
 
 
 def test_versions_and_aliases(softmux: Softmux, folders: Path) -> None:
