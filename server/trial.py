@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from pydantic import JsonValue
 
-from prompt_store.errors import SoftmuxError, TrialError
+from prompt_store.errors import SoftmuxError, StoreError, TrialError
 from prompt_store.manifest import HeadKind, Manifest
 from prompt_store.refs import TaskName, TaskRef
 from prompt_store.template import CHOICE, CHOICES
-from server.engine.errors import EngineDeadError, OutOfMemoryError, QueueFullError, ResidencyFullError
+from server.engine.errors import (
+    DeadlineError,
+    EngineDeadError,
+    LoadingError,
+    OutOfMemoryError,
+    QueueFullError,
+    ResidencyFullError,
+)
 from server.engine.types import LoadRequest
 from server.golden import differences, promised_outputs
 from server.inference.answer import InferCall
@@ -25,8 +33,16 @@ from server.tasks import Tasks
 from server.text.errors import TextError
 from server.upload import Candidate
 
-# The device was busy, full or gone: that says nothing of the candidate, and another try may well pass.
-_NOT_ITS_FAULT = (QueueFullError, OutOfMemoryError, EngineDeadError, ResidencyFullError)
+# The server was busy, full or gone: that says nothing of the candidate, and another try may well pass.
+_NOT_ITS_FAULT = (
+    QueueFullError,
+    OutOfMemoryError,
+    EngineDeadError,
+    ResidencyFullError,
+    DeadlineError,
+    LoadingError,
+    StoreError,
+)
 _TRIAL_TEXT = "A short text."
 _MAX_TRIAL_ROWS = 1024  # only the first one is run
 
@@ -53,8 +69,9 @@ class Trial:
         """
         was_resident = self._tasks.is_resident(task, candidate.version)
         try:
-            await self._run_alone(*self._maker.make(task, candidate.version, candidate.artifact))
-            with await self._tasks.hold(task, candidate.version, candidate.artifact) as lease:
+            made = await asyncio.to_thread(self._maker.make, task, candidate.version, candidate.artifact)
+            await self._run_alone(*made)
+            with await self._tasks.hold(task, candidate.version, made) as lease:
                 checks = await self.run_examples(lease)
             yield checks
         except BaseException:

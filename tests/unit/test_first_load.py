@@ -18,7 +18,14 @@ from prompt_store.refs import LIVE, TaskName, TaskRef
 from prompt_store.store import PromptStore, Target
 from server.cli.backup.importing import import_store
 from server.cli.backup.writing import export_store
-from server.engine.errors import EngineDeadError, EngineError, OutOfMemoryError, QueueFullError
+from server.engine.errors import (
+    DeadlineError,
+    EngineDeadError,
+    EngineError,
+    LoadingError,
+    OutOfMemoryError,
+    QueueFullError,
+)
 from server.inference.answer import InferCall
 from server.parts import put_together
 from server.settings import Settings
@@ -78,7 +85,16 @@ async def test_a_version_that_breaks_them_takes_no_traffic(backup: Path, monkeyp
         assert not engine.resident
 
 
-@pytest.mark.parametrize("error", [QueueFullError("full"), OutOfMemoryError("full"), EngineDeadError("gone")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        QueueFullError("full"),
+        OutOfMemoryError("full"),
+        EngineDeadError("gone"),
+        DeadlineError("late"),
+        LoadingError("on its way"),
+    ],
+)
 async def test_a_busy_device_is_not_held_against_it(
     backup: Path, monkeypatch: pytest.MonkeyPatch, error: EngineError
 ) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from fakes import classifier
+from fakes import classifier, writer
 from wire_server import Server, running
 
+from prompt_store.manifest import GoldenExample
 from server.api.uploads import ARTIFACT_TYPE
+from server.engine.errors import DeadlineError, EngineError, LoadingError, NonFiniteError, QueueFullError
 
 VERSIONS = "/v1/tasks/sentiment/versions"
 ARTIFACT = {"Content-Type": ARTIFACT_TYPE}
@@ -54,6 +56,29 @@ def test_quotas_are_413_and_409_and_say_what_to_do() -> None:
             assert problem(refused) == expected
             assert "delete" in refused.json()["error"]["message"]
             assert len(client.get("/v1/tasks/sentiment").json()["versions"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (DeadlineError("late"), (503, "deadline_exceeded")),
+        (LoadingError("on its way"), (503, "prompt_loading")),
+        (QueueFullError("full"), (429, "queue_full")),
+        (NonFiniteError("overflows"), (422, "trial_failed")),
+    ],
+    ids=lambda given: type(given).__name__ if isinstance(given, Exception) else None,
+)
+def test_a_busy_server_is_not_held_against_what_is_published(
+    server: Server, client: httpx.Client, error: EngineError, expected: tuple[int, str]
+) -> None:
+    promise = GoldenExample(inputs="x", outputs=[{"finish_reason": "length"}])
+    promising = writer(says="ab", examples=(promise,))
+    server.engine.row_errors.append(error)
+    refused = client.post(VERSIONS, content=promising.to_bytes(), headers=ARTIFACT)
+    assert problem(refused) == expected
+    assert ("retry-after" in refused.headers) == (refused.status_code != 422)
+    assert client.get("/v1/tasks/sentiment").status_code == 404
+    assert client.post(VERSIONS, content=promising.to_bytes(), headers=ARTIFACT).status_code == 201
 
 
 def test_the_same_source_again_is_200_and_the_same_version(client: httpx.Client) -> None:
