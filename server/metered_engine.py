@@ -40,6 +40,10 @@ class MeteredEngine:
         else:
             await self._load(request)
 
+    async def has_room(self, request: LoadRequest) -> bool:
+        """Whether the version would become resident without pushing another out."""
+        return await self._engine.has_room(request)
+
     async def trial(self, request: LoadRequest, row: RowInput) -> None:
         """Run a version alone."""
         await self._engine.trial(request, row)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -17,7 +18,7 @@ from prompt_store.validate import Limits, validate
 from server.engine.errors import LoadingError, QueueFullError, ResidencyFullError
 from server.engine.types import LoadRequest
 from server.host_tier import HostKey, HostTier, page_locked
-from server.servable import Servable, ServableMaker
+from server.servable import Made, Servable, ServableMaker
 from server.serving_engine import ServingEngine
 from server.task_lease import TaskLease
 
@@ -50,15 +51,6 @@ class Examiner(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Brought:
-    """What came onto the device."""
-
-    artifact: Artifact
-    servable: Servable
-    request: LoadRequest
-
-
 class Residents:
     """Load versions once however many ask, and hold them for requests."""
 
@@ -89,11 +81,11 @@ class Residents:
         self._room = asyncio.Semaphore(settings.max_loads)
 
     async def hold(
-        self, task: TaskName, version: Version, artifact: Artifact | None = None, patience_s: float | None = None
+        self, task: TaskName, version: Version, made: Made | None = None, patience_s: float | None = None
     ) -> tuple[Servable, Lease]:
         """Return the version and an engine lease that the caller must release, loading it first if need be.
 
-        With an `artifact` at hand the store is not asked: it may not have the version yet. Whoever has only so much
+        With what was `made` of it the store is not asked: it may not have the version yet. Whoever has only so much
         patience gets LoadingError after it, and the load goes on.
         Raises VersionNotFoundError, StoreError, ArtifactError, EngineError.
         """
@@ -103,12 +95,23 @@ class Residents:
             if servable and lease:
                 self.host.touch((task.tenant, version))
                 return servable, lease
-            await self._load_once((task, version), artifact, patience_s)
+            await self._load_once((task, version), made, patience_s)
         raise QueueFullError(f"{task} was evicted as soon as it was loaded: the device holds too little for this load")
 
     async def load(self, task: TaskName, version: Version) -> None:
         """Make the version resident. Raises like `hold`."""
         await self._load_once((task, version), None, None)
+
+    async def load_if_room(self, task: TaskName, version: Version) -> bool:
+        """Make the version resident; False when that would push another off the device. Raises like `hold`."""
+        key = (task, version)
+        if self.is_resident(*key):
+            return True
+        made = await self._made(key)
+        if not await self._engine.has_room(made[1]):
+            return False
+        await self._load_once(key, made, None)
+        return True
 
     async def fetch(self, task: TaskName, version: Version) -> bool:
         """Bring a version into host memory; False when that would push another out.
@@ -170,13 +173,13 @@ class Residents:
             job.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
 
-    async def _load_once(self, key: _Key, artifact: Artifact | None, patience_s: float | None) -> None:
+    async def _load_once(self, key: _Key, made: Made | None, patience_s: float | None) -> None:
         if self.is_resident(*key):
             return
         self._refuse_bad(key)
         if key not in self._loads:
             self._refuse_crowd()
-            self._loads[key] = _spawn(self._load(key, artifact), lambda: self._loads.pop(key, None))
+            self._loads[key] = _spawn(self._load(key, made), lambda: self._loads.pop(key, None))
         # A request that is cancelled must not cancel the load that others wait for.
         try:
             async with asyncio.timeout(patience_s) as limit:
@@ -193,26 +196,40 @@ class Residents:
         artifact = await asyncio.to_thread(_fitting, raw, self._maker.spec)
         return await asyncio.to_thread(page_locked, artifact) if self._settings.is_page_locked else artifact
 
-    async def _bring(self, key: _Key, artifact: Artifact | None) -> _Brought:
-        artifact = artifact or self.host.get((key[0].tenant, key[1]))
-        if artifact is not None:
+    @asynccontextmanager
+    async def _unpacking(self, key: _Key) -> AsyncIterator[Artifact]:
+        """Yield the version's artifact, from host memory or the store, within the room there is for such."""
+        if (held := self.host.get((key[0].tenant, key[1]))) is not None:
             async with self._room:
-                return await self._onto_device(key, artifact)
+                yield held
+            return
         # What was read waits within its read's place, and is unpacked only when it can go on: neither piles up.
         async with self._reads:
             raw = await self._raw(key)
             async with self._room:
-                return await self._onto_device(key, await self._unpacked(raw))
+                yield await self._unpacked(raw)
 
-    async def _onto_device(self, key: _Key, artifact: Artifact) -> _Brought:
-        servable, request = self._maker.make(*key, artifact)
-        await self._engine.load(request)
-        return _Brought(artifact, servable, request)
+    async def _made(self, key: _Key) -> Made:
+        async with self._unpacking(key) as artifact:
+            return await self._make(key, artifact)
 
-    async def _load(self, key: _Key, artifact: Artifact | None) -> None:
+    async def _make(self, key: _Key, artifact: Artifact) -> Made:
+        return await asyncio.to_thread(self._maker.make, *key, artifact)  # off the loop: others are answered meanwhile
+
+    async def _bring(self, key: _Key, made: Made | None) -> Made:
+        if made is not None:
+            async with self._room:
+                await self._engine.load(made[1])
+            return made
+        async with self._unpacking(key) as artifact:
+            made = await self._make(key, artifact)
+            await self._engine.load(made[1])
+            return made
+
+    async def _load(self, key: _Key, made: Made | None) -> None:
         try:
-            brought = await self._bring(key, artifact)
-            await self._try_if_new(brought.servable, brought.request)
+            servable, request = await self._bring(key, made)
+            await self._try_if_new(servable, request)
             if key in self._deleted:
                 raise VersionNotFoundError(f"version {key[1]} of {key[0]} was deleted while it was loaded")
         except (ArtifactError, StoreCorruptError) as error:
@@ -222,8 +239,8 @@ class Residents:
         finally:
             self._deleted.discard(key)
         self._bad.pop(key, None)
-        self._servables[key] = brought.servable
-        self.host.put((key[0].tenant, key[1]), brought.artifact)
+        self._servables[key] = servable
+        self.host.put((key[0].tenant, key[1]), request.artifact)
 
     async def _try_if_new(self, servable: Servable, request: LoadRequest) -> None:
         """Try what an import brought, before it serves. Raises TrialError, with the version off the device again."""

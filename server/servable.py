@@ -52,15 +52,19 @@ class Servable:
         )
 
 
+Made = tuple[Servable, LoadRequest]
+"""A version's light half, which stays, and its heavy half, which goes to the device."""
+
+
 class ServableMaker:
-    """Prepare versions for one backbone and its tokenizer."""
+    """Prepare versions for one backbone and its tokenizer. Takes milliseconds of one processor; safe in any thread."""
 
     def __init__(self, spec: BackboneSpec, tokenizer: TextTokenizer) -> None:
         self.spec = spec
         self._tokenizer = tokenizer
 
-    def make(self, task: TaskName, version: Version, artifact: Artifact) -> tuple[Servable, LoadRequest]:
-        """Return the version's light half, which stays, and its heavy half, which goes to the device.
+    def make(self, task: TaskName, version: Version, artifact: Artifact) -> Made:
+        """Return both halves of a version.
 
         Raises ArtifactError when the template or the label words do not fit the tokenizer.
         """

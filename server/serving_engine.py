@@ -46,6 +46,10 @@ class ServingEngine(Protocol):
         """Make a version resident."""
         ...
 
+    async def has_room(self, request: LoadRequest) -> bool:
+        """Whether the version would become resident without pushing another out."""
+        ...
+
     async def trial(self, request: LoadRequest, row: RowInput) -> None:
         """Run a version alone; its prompt must matter. Raises TrialError."""
         ...

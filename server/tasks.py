@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from prompt_store.artifact import Artifact
 from prompt_store.errors import AliasNotFoundError, SoftmuxError, StoreError
 from prompt_store.refs import Alias, TaskName, TaskRef, Version
 from prompt_store.store import NO_TERMS, AliasState, PromptStore, Target, TaskRecord, Terms, Tier
@@ -21,7 +20,7 @@ from server.guards import Guards, GuardSettings
 from server.popularity import Popularity
 from server.records import Records
 from server.residents import Examiner, Residents, ResidentSettings
-from server.servable import ServableMaker
+from server.servable import Made, ServableMaker
 from server.serving import Serving, ServingTable, pick, sticky_point
 from server.serving_engine import ServingEngine
 from server.task_lease import TaskLease
@@ -189,9 +188,9 @@ class Tasks:
         await self._records.require(task, version)
         return await self._residents.fetch(task, version)
 
-    async def hold(self, task: TaskName, version: Version, artifact: Artifact) -> TaskLease:
-        """Hold a version that has no record yet, made resident from its artifact: for a trial."""
-        servable, engine_lease = await self._residents.hold(task, version, artifact)
+    async def hold(self, task: TaskName, version: Version, made: Made) -> TaskLease:
+        """Hold a version that has no record yet, made resident from what was made of it: for a trial."""
+        servable, engine_lease = await self._residents.hold(task, version, made)
         return TaskLease(TaskRef(task, version), servable, engine_lease)
 
     def drop(self, task: TaskName, version: Version) -> bool:
@@ -206,6 +205,11 @@ class Tasks:
         """Make a version resident by hand."""
         await self._records.require(task, version)
         await self._residents.load(task, version)
+
+    async def load_if_room(self, task: TaskName, version: Version) -> bool:
+        """Make a version resident; False when that would push another off the device."""
+        await self._records.require(task, version)
+        return await self._residents.load_if_room(task, version)
 
     async def unload(self, task: TaskName, version: Version) -> bool:
         """Take a version off the device once no request holds it; False if it was not resident."""

@@ -17,6 +17,8 @@ from server.popularity import Popularity
 
 log = logging.getLogger(__name__)
 
+_NOBODY_CAN = (StoreUnavailableError, EngineDeadError)  # bring anything now
+
 POPULAR_FILE = "popular.json"
 
 
@@ -41,12 +43,8 @@ class WarmedTasks(Protocol):
         """Return the versions that requests for `ref` get; its alias is followed from now on."""
         ...
 
-    def is_resident(self, task: TaskName, version: Version) -> bool:
-        """Whether the version is on the device now."""
-        ...
-
-    async def load(self, task: TaskName, version: Version) -> None:
-        """Make a version resident."""
+    async def load_if_room(self, task: TaskName, version: Version) -> bool:
+        """Make a version resident; False when that would push another off the device."""
         ...
 
     async def fetch(self, task: TaskName, version: Version) -> bool:
@@ -60,7 +58,6 @@ class Warmer:
     def __init__(self, tasks: WarmedTasks, settings: WarmerSettings) -> None:
         self._tasks = tasks
         self._settings = settings
-        self._first: tuple[TaskName, Version] | None = None
         self._device_has_room = True
         self._knows_past = True
 
@@ -90,7 +87,7 @@ class Warmer:
             try:
                 if not await self._bring(TaskRef.parse(text)):
                     break
-            except (StoreUnavailableError, EngineDeadError) as error:
+            except _NOBODY_CAN as error:
                 log.warning("popular prompts are not brought near now", exc_info=error)
                 break
             except (InvalidNameError, SoftmuxError) as error:  # deleted meanwhile, or fits no more
@@ -110,23 +107,33 @@ class Warmer:
                 log.warning("popular prompts could not be written down", exc_info=error)
 
     async def _bring(self, ref: TaskRef) -> bool:
-        for version in await self._tasks.versions_of(ref):
-            key = (ref.task, version)
-            if self._device_has_room:
-                await self._load(*key)
-            elif not await self._tasks.fetch(*key):
-                return False
+        """Bring whatever requests for `ref` get; False when there is no room left. Raises when none of it can come."""
+        versions, came = await self._tasks.versions_of(ref), False
+        for version in versions:
+            try:
+                if not await self._bring_one(ref.task, version):
+                    return False
+                came = True
+            except _NOBODY_CAN:
+                raise
+            except SoftmuxError as error:  # quarantined, say: the others of its alias take its share
+                if not came and version == versions[-1]:
+                    raise
+                log.info("a popular version cannot be served", extra={"task": str(ref), "reason": str(error)})
         return True
 
-    async def _load(self, task: TaskName, version: Version) -> None:
+    async def _bring_one(self, task: TaskName, version: Version) -> bool:
+        if self._device_has_room and await self._load(task, version):
+            return True
+        return await self._tasks.fetch(task, version)
+
+    async def _load(self, task: TaskName, version: Version) -> bool:
+        """Load what fits; behind the first that does not, nothing is tried: less popular ones must push none out."""
         try:
-            await self._tasks.load(task, version)
+            self._device_has_room = await self._tasks.load_if_room(task, version)
         except ResidencyFullError:
             self._device_has_room = False
-            return
-        self._first = self._first or (task, version)
-        # What came first would be evicted first: less popular ones must not push it out.
-        self._device_has_room = self._tasks.is_resident(*self._first)
+        return self._device_has_room
 
 
 def _replace(file: Path, raw: bytes) -> None:

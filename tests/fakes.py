@@ -154,6 +154,9 @@ class FakeEngine:
         self.doomed.discard((request.task, request.version))
         self.resident[request.task, request.version] = request
 
+    async def has_room(self, request: LoadRequest) -> bool:
+        return len(self.resident) < self.max_resident
+
     async def trial(self, request: LoadRequest, row: RowInput) -> None:
         self.trials.append((request, row))
         if self.trial_errors:

@@ -116,6 +116,12 @@ class Engine:
             task.add_done_callback(lambda _: self._loading.pop(key))
         await asyncio.shield(self._loading[key])
 
+    async def has_room(self, request: LoadRequest) -> bool:
+        """Whether the version would become resident without pushing another out. Raises UnfitError like `load`."""
+        self._refuse_too_large(request)
+        keys = await asyncio.to_thread(self._bringing.part_keys, request)
+        return self._residency.has_room(self._missing_bytes(request, keys))
+
     async def trial(self, request: LoadRequest, row: RowInput) -> None:
         """Run a version alone. Raises TrialError when its answer is not finite or its prompt changes nothing."""
         self._refuse_too_large(request)
@@ -190,9 +196,7 @@ class Engine:
         # One at a time: room is made before a version is brought, and must still be there afterwards.
         async with self._load_lock:
             known = {key: part for key in keys.values() if (part := self._residency.part(key)) is not None}
-            sizes = self._bringing.part_sizes(request)
-            missing_bytes = sum(sizes[name] for name, key in keys.items() if key not in known)
-            if missing_bytes:
+            if missing_bytes := self._missing_bytes(request, keys):
                 self._residency.make_room(missing_bytes, known)
             placed = await self._off_worker(lambda: self._bringing.place(request, keys, known))
             brought = await self._finished(request, keys, placed)
@@ -202,6 +206,10 @@ class Engine:
         if placed.to_compile is None:
             return self._bringing.finish(request, keys, placed)
         return await self._on_worker(lambda: self._bringing.finish(request, keys, placed))
+
+    def _missing_bytes(self, request: LoadRequest, keys: dict[str, PartKey]) -> int:
+        sizes = self._bringing.part_sizes(request)
+        return sum(sizes[name] for name, key in keys.items() if self._residency.part(key) is None)
 
     def _refuse_too_large(self, request: LoadRequest) -> None:
         size_bytes, budget_bytes = self._bringing.size_bytes(request), self._residency.budget_bytes

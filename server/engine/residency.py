@@ -158,6 +158,10 @@ class Residency:
         part = self._parts.get(key)
         return part.content if part else None
 
+    def has_room(self, num_bytes: int) -> bool:
+        """Whether so many bytes fit beside all that is here."""
+        return self.size_bytes + num_bytes <= self.budget_bytes
+
     def make_room(self, num_bytes: int, kept: Collection[PartKey] = ()) -> None:
         """Evict what was used longest ago until `num_bytes` fit beside the parts `kept`, which are about to be shared.
 

@@ -13,7 +13,7 @@ from fakes import FakeEngine, ManualClock, classifier, fake_engine, version_reco
 
 from prompt_store.cache.files import CacheFiles
 from prompt_store.digest import version_of
-from prompt_store.errors import StoreUnavailableError, TrialError
+from prompt_store.errors import StoreUnavailableError, TrialError, UnfitError
 from prompt_store.memory import MemoryStore
 from prompt_store.open import local_folder
 from prompt_store.refs import LIVE, TaskName, TaskRef, Version
@@ -210,10 +210,28 @@ class TestWarmStart:
         store.reads.clear()
         popular = second.tasks.popularity.most(10)
         assert popular == tuple(f"acme/task-{index}@live" for index in (5, 4, 3, 2, 1, 0))
-        assert await Warmer(second.tasks, WarmerSettings(file)).warm(popular) >= 2
-        assert second.tasks.is_resident(task(4), classifier_version(4))
-        assert [second.tasks._residents.host.has(("acme", classifier_version(index))) for index in (5, 4)] == [True] * 2
+        assert await Warmer(second.tasks, WarmerSettings(file)).warm(popular) == 3
+        versions = [classifier_version(index) for index in (5, 4, 3)]
+        assert {version for _, version in second.engine.resident} == set(versions[:2])
+        assert [second.tasks._residents.host.has(("acme", version)) for version in versions] == [True] * 3
+        assert [second.engine.num_loads[key] for key in second.engine.resident] == [1, 1]
         await second.tasks.close()
+
+    async def test_one_version_that_cannot_serve_is_no_hindrance_to_its_alias(self, house: House) -> None:
+        bad, good = [await house.publish(1), await house.store.put("acme", classifier(2).to_bytes())]
+        await house.store.commit(task(1), version_record(good))
+        await house.store.move(task(1), LIVE, (Target(bad, 1), Target(good, 99)), None, "ann")
+        await house.publish(3)
+        for error in ("quarantined", "broken"):
+            if error == "broken":
+                house.engine.load_errors[good] = UnfitError("does not fit any more")
+            else:
+                await house.store.quarantine(task(1), bad, "non-finite")
+            warmed = await Warmer(house.tasks, WarmerSettings()).warm(("acme/task-1@live", "acme/task-3@live"))
+            assert warmed == (2 if error == "quarantined" else 1)
+            assert house.tasks.is_resident(task(1), good) == (error == "quarantined")
+            assert house.tasks.is_resident(*(task(3), classifier_version(3)))
+            await house.tasks.unload(task(1), good)
 
     async def test_what_is_gone_or_away_is_no_hindrance(self, house: House) -> None:
         await house.publish(1)

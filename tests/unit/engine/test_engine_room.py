@@ -83,6 +83,23 @@ async def test_shared_vectors_count_though_their_last_user_makes_room(opened: En
         assert engine.state().resident_bytes == budget
 
 
+async def test_there_is_room_for_what_pushes_nothing_out(opened: Engine) -> None:
+    first = made_artifact(opened.spec, HeadKind.SEQUENCE_CLASSIFICATION, num_soft=0, num_prefix=9, reads="last")
+    second = Artifact(first.manifest, {**first.tensors, "head.score.weight": torch.zeros(2, opened.spec.hidden_size)})
+    old, new = request_of(first), request_of(second)
+    size = opened._bringing.size_bytes(old)
+    head_bytes = 4 * 2 * opened.spec.hidden_size
+    for budget, has_room in ((size + head_bytes, True), (size + head_bytes - 1, False)):
+        async with running(again(opened, replace(SETTINGS, resident_budget_bytes=budget))) as engine:
+            assert await engine.has_room(old)
+            await engine.load(old)
+            assert await engine.has_room(new) == has_room
+            assert await engine.has_room(old)  # is here
+    async with running(again(opened, replace(SETTINGS, resident_budget_bytes=size - 1))) as engine:
+        with pytest.raises(UnfitError):
+            await engine.has_room(old)
+
+
 async def test_what_no_empty_device_could_hold_is_unfit(opened: Engine) -> None:
     request = load_request("a", made_artifact(opened.spec, HeadKind.GENERATION))
     async with running(again(opened, replace(SETTINGS, resident_budget_bytes=100))) as engine:
