@@ -1,4 +1,7 @@
-"""Many clients ask for many tasks while one task is swapped: requests, replies, and what is wrong with them."""
+"""Many clients ask for many tasks while one task is swapped: requests, replies, and what is wrong with them.
+
+They ask without a pause. Slices of so many requests in which a task is swapped lie between slices in which it stays.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -37,7 +41,7 @@ class Reply:
     ended: float
     version: str = ""
     fault: str = ""  # why it is no answer, or not one that its version can give
-    is_check: bool = False  # asked by who swaps, between two swaps
+    counts: bool = True  # for times: not the requests that met those of the slice before, nor those of who swaps
 
     @property
     def could_have(self) -> frozenset[str]:
@@ -47,7 +51,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much to ask, and how often to swap a task meanwhile."""
+    """How much to ask in one slice, and how often to swap a task in one that swaps."""
 
     tasks: Sequence[LoadedTask]
     texts: Sequence[str]
@@ -61,35 +65,65 @@ Swap = Callable[[], Awaitable[LoadedTask]]
 """Make another version live, and return the task it is of."""
 
 
-async def run_load(client: httpx.AsyncClient, load: Load, swap: Swap | None = None) -> list[Reply]:
-    """Ask until every request has a reply and every swap is made, evenly between them. Raises what `swap` does."""
-    replies: list[Reply] = []
-    numbers = iter(range(load.num_requests))
-    answered = asyncio.Semaphore(0)
+async def run_load(client: httpx.AsyncClient, load: Load, swaps: Sequence[Swap | None]) -> list[list[Reply]]:
+    """Ask in one slice after the other; return the replies of each. Raises what a swap does.
+
+    The swaps of a slice lie evenly between its requests, and are made before the next one begins: it waits for them,
+    which costs nothing where they keep up.
+    """
+    slices = [_Slice(load, swap) for swap in swaps]
+    requests = iter([(slice_, number) for slice_ in slices for number in range(load.num_requests)])
 
     async def ask_on() -> None:
-        for number in numbers:
-            task, text = load.tasks[number % len(load.tasks)], load.texts[number % len(load.texts)]
-            # Not every second one: with two tasks only one of them would ever stream.
-            is_streamed = number // len(load.tasks) % 2 == 1
-            replies.append(await _ask(client, task, text, load.parameters, is_streamed))
-            answered.release()
+        for slice_, number in requests:
+            await slice_.ask(client, number)
 
-    async def swap_on(swap: Swap) -> None:
-        for _ in range(load.num_moves):
+    async with asyncio.TaskGroup() as group:
+        for before, slice_ in pairwise([None, *slices]):
+            assert slice_ is not None
+            group.create_task(slice_.swap(client, before))
+        for _ in range(load.num_clients):
+            group.create_task(ask_on())
+    return [slice_.replies for slice_ in slices]
+
+
+class _Slice:
+    """Some of the requests, and the swaps that lie between them."""
+
+    def __init__(self, load: Load, swap: Swap | None) -> None:
+        self.replies: list[Reply] = []
+        self._load = load
+        self._swap = swap
+        self._begun = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._asked = asyncio.Semaphore(0)
+
+    async def ask(self, client: httpx.AsyncClient, number: int) -> None:
+        """Send one request, once the swaps of the slices before have been made."""
+        await self._begun.wait()
+        self._asked.release()
+        load = self._load
+        task, text = load.tasks[number % len(load.tasks)], load.texts[number % len(load.texts)]
+        # Not every second one: with two tasks only one of them would ever stream.
+        is_streamed = number // len(load.tasks) % 2 == 1
+        reply = await _ask(client, task, text, load.parameters, is_streamed)
+        self.replies.append(replace(reply, counts=number >= load.num_clients))
+
+    async def swap(self, client: httpx.AsyncClient, before: _Slice | None) -> None:
+        """Make the swaps, evenly between the requests."""
+        if before is not None:
+            await before._ended.wait()
+        self._begun.set()
+        load, swap = self._load, self._swap
+        for _ in range(load.num_moves if swap is not None else 0):
             for _ in range(load.num_requests // (load.num_moves + 1)):
-                await answered.acquire()
+                await self._asked.acquire()
+            assert swap is not None
             task = await swap()
             # During this one nothing else can be live, so it decides where the others may leave a doubt.
             reply = await _ask(client, task, load.texts[0], load.parameters, is_streamed=False)
-            replies.append(replace(reply, is_check=True))
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(load.num_clients):
-            group.create_task(ask_on())
-        if swap is not None:
-            group.create_task(swap_on(swap))
-    return replies
+            self.replies.append(replace(reply, counts=False))
+        self._ended.set()
 
 
 async def _ask(
