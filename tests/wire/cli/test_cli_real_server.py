@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cli_stub import Softmux
@@ -13,7 +12,10 @@ from engine_cases import backbone_directory
 from peft_cases import save_peft
 from served_process import serving
 
-from server.cli.calibration import Prior, measure
+from server.cli.calibration import calibrated, measure, publish_with
+from server.cli.client import Client
+from server.cli.errors import RefusedError
+from server.cli.options import parse_task
 
 pytestmark = pytest.mark.timeout(180)  # each server process imports torch and transformers
 
@@ -98,25 +100,22 @@ def test_calibration_takes_no_alias_from_others(softmux: Softmux, folders: Path)
         assert softmux("show", "split", "--json").json == before
 
 
-def test_calibration_moves_no_alias_that_was_moved_meanwhile(
-    softmux: Softmux, folders: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calibration_moves_no_alias_that_was_moved_meanwhile(softmux: Softmux, folders: Path, url: str) -> None:
     one, two = [
         softmux("push", str(folders / "mood"), "--task", "moved", "--label-words", said, "--json").json["version"]
         for said in ('{"up": "a", "down": "b"}', '{"up": "b", "down": "c"}')
     ]
-
-    def measure_late(*given: Any) -> Prior:
+    with Client(url) as client:
+        seen = calibrated(client, parse_task("moved"), "live")
+        prior = measure(client, seen, ["the"])
         assert softmux("alias", "moved", f"live={one[7:19]}").code == 0
-        return measure(*given)
-
-    monkeypatch.setattr("server.cli.commands.calibrate.measure", measure_late)
-    refused = softmux("calibrate", "moved", "--input", "the")
-    assert refused.code == 1
-    assert "is not live: measure again" in " ".join(refused.err.replace("│", " ").split())
+        with pytest.raises(RefusedError) as refused:
+            publish_with(client, seen, prior, is_dry_run=False, is_quiet=True)
+    assert (seen.version, refused.value.detail["type"]) == (two, "serial_conflict")
+    assert "is not live: measure again" in refused.value.hints[0]
     shown = softmux("show", "moved", "--json").json
     assert [target["version"] for target in shown["aliases"][0]["targets"]] == [one]
-    assert {one, two} < {record["version"] for record in shown["versions"]}  # of two, which was measured
+    assert len(shown["versions"]) == 3
 
 
 def test_versions_and_aliases(softmux: Softmux, folders: Path) -> None:
