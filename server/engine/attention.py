@@ -86,10 +86,6 @@ _Attended = tuple[torch.Tensor, torch.Tensor | None]
 """Outputs, and the log-sum-exps of their scores where a long prefix is still to be merged in."""
 
 
-def no_mask(*_: Any, **__: Any) -> None:
-    """Stand in for transformers' mask builder: the plan says who attends to what."""
-
-
 def _rules(
     module: torch.nn.Module, query: torch.Tensor, mask: torch.Tensor | None, keywords: dict[str, Any]
 ) -> LayerRules:

@@ -12,6 +12,8 @@ import torch
 
 from prompt_store.artifact import Artifact
 from server.engine.backbone.backbone import Backbone
+from server.engine.carrying import carrier_to
+from server.engine.crossing import send
 from server.engine.heads import build_head
 from server.engine.kv import KVShape, SlotPool
 from server.engine.plan import PlannedRow, build_plan
@@ -46,6 +48,7 @@ class Bringing:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
+        self._carrier = carrier_to(backbone.device)
         self.shape = shape = backbone.shape
         self._kv_shape = KVShape(shape.num_layers, shape.num_kv_heads, shape.head_dim, backbone.dtype, backbone.device)
 
@@ -88,6 +91,10 @@ class Bringing:
     @torch.inference_mode()
     def place(self, request: LoadRequest, keys: dict[str, PartKey], known: dict[PartKey, Sized]) -> Placed:
         """Copy to the device what `known` does not hold yet: megabytes, but no forward pass, so on any thread."""
+        with self._carrier.carrying():
+            return self._placed(request, keys, known)
+
+    def _placed(self, request: LoadRequest, keys: dict[str, PartKey], known: dict[PartKey, Sized]) -> Placed:
         parts = {key: known[key] for key in keys.values() if key in known}
         plain = parts.get(keys.get("plain", keys["vectors"]))
         if not {keys["vectors"], keys.get("plain", keys["vectors"])} <= parts.keys():
@@ -97,7 +104,7 @@ class Bringing:
         if keys["vectors"] not in parts and not self._compiled(request) and plain is not None:
             parts[keys["vectors"]] = plain
         if "head" in keys and keys["head"] not in parts:
-            head = build_head(request.artifact, self._backbone.prediction_head, self._backbone.device)
+            head = build_head(request.artifact, self._backbone.prediction_head, self._carrier)
             assert head is not None
             parts[keys["head"]] = head
         to_compile = plain if keys["vectors"] not in parts and isinstance(plain, Vectors) else None
@@ -149,12 +156,12 @@ class Bringing:
         return Vectors(self._moved(artifact.embeds), self._prefix(artifact.kv), decoder=decoder if is_decoder else None)
 
     def _moved(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.to(self._backbone.device, self._backbone.dtype)
+        return None if tensor is None else self._carrier.moved(tensor, self._backbone.dtype)
 
     def _prefix(self, kv: tuple[torch.Tensor, torch.Tensor] | None) -> Prefix | None:
         if kv is None:
             return None
-        key, value = (_tokens_first(part.to(self._backbone.device, self._backbone.dtype)) for part in kv)
+        key, value = (self._carrier.moved(part, self._backbone.dtype, _tokens_first) for part in kv)
         return key, value
 
     def _compile(self, plain: Vectors, leading: Leading) -> Vectors:
@@ -170,7 +177,7 @@ class Bringing:
         )
         plan = build_plan([row], is_causal=True, device=self._backbone.device)
         embeds = self._backbone.embed(plan.token_ids).clone()
-        soft = torch.tensor([place for place, token in enumerate(leading) if token is None], device=embeds.device)
+        soft = send([place for place, token in enumerate(leading) if token is None], embeds.device)
         if plain.embeds is not None:
             embeds[0, soft] = plain.embeds[: len(soft)]
         self._backbone.forward(plan, embeds)

@@ -12,6 +12,7 @@ from torch import nn
 
 from prompt_store.artifact import Artifact
 from prompt_store.manifest import HeadModule
+from server.engine.carrying import Carrier
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "tanh": torch.tanh,
@@ -69,7 +70,7 @@ class Head:
         return F.linear(inputs, self.weights[f"{path}.weight"], self.weights.get(f"{path}.bias"))
 
 
-def build_head(artifact: Artifact, prediction_head: nn.Module | None, device: torch.device) -> Head | None:
+def build_head(artifact: Artifact, prediction_head: nn.Module | None, carrier: Carrier) -> Head | None:
     """Bring an artifact's head to the device, or return None when it has none.
 
     `prediction_head` is the backbone's own, for an artifact that was trained with it and brings none.
@@ -79,7 +80,7 @@ def build_head(artifact: Artifact, prediction_head: nn.Module | None, device: to
         return None
 
     def moved(prefix: str) -> dict[str, torch.Tensor]:
-        return {name: t.to(device, torch.float32) for name, t in artifact.part(prefix).items()}
+        return {name: carrier.moved(t, torch.float32) for name, t in artifact.part(prefix).items()}
 
     weights = moved("head")
     is_own = module.form != "prediction" or f"{module.first}.weight" in weights

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from server.engine.crossing import ship
 from server.engine.types import SamplingParams
 
 
@@ -46,20 +47,23 @@ def penalise(logits: torch.Tensor, rows: Sequence[int], owed: Sequence[tuple[Sam
     frequency and presence (OpenAI) are subtracted for what was written. Every (row, token) pair occurs once, so the
     write has one meaning. Results stay inside float32's range: a penalty cannot make a row non-finite.
     """
-    lengths = torch.tensor([len(counts.ids) for _, counts in owed])
-    if not int(lengths.sum()):
+    sizes = [len(counts.ids) for _, counts in owed]
+    if not sum(sizes):
         return
-    device = logits.device
-    where = torch.tensor(rows).repeat_interleave(lengths).to(device)
-    ids = _joined(counts.ids for _, counts in owed).to(device)
-    written = _joined(counts.written for _, counts in owed).to(device)
+    lengths = torch.tensor(sizes)
 
-    def spread(values: list[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32).repeat_interleave(lengths).to(device)
+    def spread(values: Sequence[int] | Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor(values, dtype=dtype).repeat_interleave(lengths)
 
-    repetition = spread([params.repetition_penalty for params, _ in owed])
-    frequency = spread([params.frequency_penalty for params, _ in owed])
-    presence = spread([params.presence_penalty for params, _ in owed])
+    ids, written = _joined(counts.ids for _, counts in owed), _joined(counts.written for _, counts in owed)
+    where, ids, written = ship(torch.stack([spread(rows, torch.int64), ids, written]), logits.device)
+    weights = (
+        [params.repetition_penalty for params, _ in owed],
+        [params.frequency_penalty for params, _ in owed],
+        [params.presence_penalty for params, _ in owed],
+    )
+    stacked = torch.stack([spread(values, torch.float32) for values in weights])
+    repetition, frequency, presence = ship(stacked, logits.device)
     values = logits[where, ids]
     values = torch.where(values > 0, values / repetition, values * repetition)
     values = values - frequency * written - presence * (written > 0)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from prompt_store.manifest import Pool
+from server.engine.crossing import send, ship
 from server.engine.rows import RunningRow
 
 
@@ -28,7 +29,7 @@ def mean_of(hidden: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
 
     As sentence-transformers' mean pooling over a row's attention mask (Reimers and Gurevych 2019, section 3).
     """
-    sizes = torch.tensor(counts, device=hidden.device)
-    owners = torch.repeat_interleave(torch.arange(len(counts), device=hidden.device), sizes)
+    owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))  # on the host, which knows how many
+    sizes, owners = send(counts, hidden.device), ship(owners, hidden.device)
     sums = hidden.new_zeros(len(counts), hidden.shape[1], dtype=torch.float32).index_add_(0, owners, hidden.float())
     return sums / sizes[:, None]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from server.engine.backbone.backbone import Backbone
+from server.engine.crossing import send
 from server.engine.decode_graphs import graphs_for
 from server.engine.kernels.varlen import ragged_kernel
 from server.engine.plan import build_plan
@@ -25,7 +26,7 @@ class States:
     def at(self, rows: Sequence[int], places: Sequence[int]) -> torch.Tensor:
         """Return [k, hidden]: of each row, the state at its place."""
         index = [self.starts[row] + place for row, place in zip(rows, places, strict=True)]
-        return self.hidden.index_select(0, torch.tensor(index, dtype=torch.int64, device=self.hidden.device))
+        return self.hidden.index_select(0, send(index, self.hidden.device))
 
     def of(self, rows: Sequence[int], places: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return [k, hidden]: of each row, the states at all of its places, row after row."""

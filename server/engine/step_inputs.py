@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from server.engine.backbone.backbone import Backbone
+from server.engine.crossing import send
 from server.engine.decoder_rows import DecoderRow
 from server.engine.plan import StepPlan, positions_of
 from server.engine.rows import RunningRow
@@ -27,7 +28,7 @@ def embeds_of(backbone: Backbone, plan: StepPlan, rows: Sequence[RunningRow]) ->
     if not vectors:
         return None
     embeds = backbone.embed(plan.token_ids).clone()
-    embeds[0, torch.tensor(places, device=embeds.device)] = torch.cat(vectors).to(embeds.dtype)
+    embeds[0, send(places, embeds.device)] = torch.cat(vectors).to(embeds.dtype)
     return embeds
 
 
@@ -43,7 +44,7 @@ def decoder_embeds_of(backbone: Backbone, plan: StepPlan, rows: Sequence[Decoder
     if not vectors:
         return None
     embeds = backbone.embed(plan.token_ids).clone()
-    embeds[0, torch.tensor(places, device=embeds.device)] = torch.cat(vectors).to(embeds.dtype)
+    embeds[0, send(places, embeds.device)] = torch.cat(vectors).to(embeds.dtype)
     return embeds
 
 
@@ -57,7 +58,7 @@ def token_types_of(backbone: Backbone, plan: StepPlan, rows: Sequence[RunningRow
         # A text that is embedded twice has its types from the first time.
         own = None if row.resident.embeds_twice else row.token_type_ids
         types += own or [0] * len(row.input_ids)
-    return torch.tensor([types], device=plan.token_ids.device)
+    return send([types], plan.token_ids.device)
 
 
 def _has_pairs(backbone: Backbone) -> bool:

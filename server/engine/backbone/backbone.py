@@ -15,6 +15,7 @@ from server.engine.backbone.gates import max_positions
 from server.engine.backbone.latent import has_latents, key_width
 from server.engine.backbone.loading import BackboneParts
 from server.engine.backbone.reader import LogitReader
+from server.engine.crossing import send
 from server.engine.errors import BackboneRefusedError
 from server.engine.plan import StepPlan
 
@@ -74,7 +75,7 @@ class Backbone:
         """Return [T, E]: all that BERT's embedding does to a text: words, positions, types, and its norm."""
         given = {"input_ids": token_ids, "position_ids": positions, "token_type_ids": token_types}
         whole = self.parts.base.embeddings(
-            **{name: torch.tensor([list(values)], device=self.device) for name, values in given.items()}
+            **{name: send([list(values)], self.device) for name, values in given.items()}
         )
         embedded: torch.Tensor = whole[0]
         return embedded

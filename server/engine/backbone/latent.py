@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface
 
 from server.engine import attention
 
@@ -33,7 +32,6 @@ def key_width(config: PretrainedConfig) -> int:
 def latent_body(base: PreTrainedModel) -> PreTrainedModel:
     """Return `base` with our attention behind a function that fills values up."""
     AttentionInterface.register(NAME, _attend)
-    AttentionMaskInterface.register(NAME, attention.no_mask)
     base.set_attn_implementation(NAME)
     return base
 

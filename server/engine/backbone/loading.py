@@ -21,7 +21,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.masking_utils import AttentionMaskInterface
 from transformers.utils import logging as transformers_logging
 
 from server.engine import attention
@@ -72,9 +71,11 @@ def load_parts(directory: str, dtype: torch.dtype | None, device: torch.device) 
 
 
 def register_attention() -> None:
-    """Make our attention function known to transformers; again is a no-op."""
+    """Make our attention function known to transformers; again is a no-op.
+
+    No mask function goes with it: transformers then builds no mask, and does not look at a step's positions for one.
+    """
     AttentionInterface.register(attention.NAME, attention.attend)
-    AttentionMaskInterface.register(attention.NAME, attention.no_mask)
 
 
 def assemble(
@@ -87,6 +88,9 @@ def assemble(
     missing = tuple(missing)
     model.set_attn_implementation(attention.NAME)
     model.eval().requires_grad_(False)
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            part.warn_if_padding_and_no_attention_mask = _say_nothing
     base: PreTrainedModel = model.base_model
     pooler = getattr(base, "pooler", None)
     if pooler is not None:
@@ -104,6 +108,10 @@ def assemble(
         config=model.config,
         tokenizer=tokenizer,
     )
+
+
+def _say_nothing(*_: object) -> None:
+    """Stand in for a warning about padding: it looks at a step's tokens, for which a GPU is waited for."""
 
 
 class _LinearPooler(nn.Module):
