@@ -66,7 +66,7 @@ class SideStream:
 
     @contextmanager
     def carrying(self) -> Iterator[None]:
-        """See Carrier. The thread of the block waits, which is never the one that takes steps."""
+        """See Carrier. The thread of the block waits: one that loads, or for a trial the one that runs it."""
         with torch.cuda.stream(self._stream):
             yield
             arrived = self._stream.record_event()
