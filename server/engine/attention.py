@@ -16,7 +16,6 @@ from server.engine.errors import BackboneRefusedError
 from server.engine.kept import Pages
 from server.engine.kernels.looking import Packed, look
 from server.engine.kernels.merged import Partial, attend_partly
-from server.engine.kernels.over_pages import kernel_over_pages
 from server.engine.kernels.scores import LayerRules, attend_explicit, attend_fused
 from server.engine.kernels.varlen import attend_ragged
 from server.engine.plan import DecodeGroup, FreshGroup, StepPlan
@@ -117,7 +116,7 @@ def _rules(
 
 def _together(plan: StepPlan, layer: int, rules: LayerRules, packed: Packed, joined: Prefix | None) -> Partial | None:
     """Return what all new rows get, their tokens first in the step, or None where they go group by group."""
-    kernel, ragged = plan.ragged_kernel, plan.ragged
+    kernel, ragged = None if plan.kernels is None else plan.kernels.ragged, plan.ragged
     if kernel is None or ragged is None or not kernel.serves(packed.query, packed.value, rules):
         return None
     for group in plan.groups:
@@ -165,8 +164,10 @@ def _decode(plan: StepPlan, index: int, group: DecodeGroup, layer: int, rules: L
     span = slice(group.start, group.start + group.num_rows)
     q = packed.query[span]
     group.kept.append(layer, packed.key[span], packed.value[span])
-    if isinstance(group.kept, Pages) and (over_pages := kernel_over_pages(q, group.kept, rules)):
-        return over_pages(q, group.kept, layer, rules)
+    if plan.kernels is not None and isinstance(group.kept, Pages):
+        over_pages = plan.kernels.over_pages(q, group.kept, rules)
+        if over_pages is not None:
+            return over_pages(q, group.kept, layer, rules)
     keys, values = group.kept.read(layer)
     mask = plan.mask(index, rules.window, q.dtype)
     if rules.is_plain:

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 
 from server.engine.decode_inputs import Bucket, DecodeInputs, bucket_for, can_be_recorded
+from server.engine.kernels.over_pages import StepKernels
 from server.engine.paged_memory import PagePool
 from server.engine.plan import PlannedRow, StepPlan
 
 log = logging.getLogger(__name__)
 
+Forward = Callable[[StepPlan], torch.Tensor]
 Run = Callable[[], torch.Tensor]
 Record = Callable[[Run], Run]
 """From a function over fixed tensors to one that does the same work again. What it returns is overwritten each time."""
@@ -35,8 +37,9 @@ class _Recorded:
 class DecodeGraphs:
     """The recorded steps of one backbone, made when a size is first met."""
 
-    def __init__(self, forward: Callable[[StepPlan], torch.Tensor], record: Record) -> None:
+    def __init__(self, forward: Forward, kernels: StepKernels | None, record: Record) -> None:
         self._forward = forward
+        self._kernels = kernels
         self._record = record
         self._recorded: dict[Bucket, _Recorded] = {}
         self._pool: PagePool | None = None
@@ -70,7 +73,7 @@ class DecodeGraphs:
             inputs = DecodeInputs(bucket, pool.key.device)
             inputs.fill(rows)  # recording runs the step; a row's key is then written twice, to the same place
             try:
-                run = self._record(lambda: self._forward(inputs.plan(pool)))
+                run = self._record(lambda: self._forward(inputs.plan(pool, self._kernels)))
             except RuntimeError as error:
                 # No room, or a backbone that asks the host in between. Steps go on without; recording is not tried
                 # again, for the next size would hardly do better.
@@ -82,9 +85,9 @@ class DecodeGraphs:
         return self._recorded[bucket]
 
 
-def graphs_for(device: torch.device, forward: Callable[[StepPlan], torch.Tensor]) -> DecodeGraphs | None:
+def graphs_for(device: torch.device, forward: Forward, kernels: StepKernels | None) -> DecodeGraphs | None:
     """Return where decode steps are recorded: on CUDA; None elsewhere."""
-    return DecodeGraphs(forward, CudaRecorder()) if device.type == "cuda" else None
+    return DecodeGraphs(forward, kernels, CudaRecorder()) if device.type == "cuda" else None
 
 
 class CudaRecorder:

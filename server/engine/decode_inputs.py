@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from server.engine.kept import Pages
+from server.engine.kernels.over_pages import StepKernels
 from server.engine.paged_memory import PagePool
 from server.engine.pages import SCRATCH, padded, place_of
 from server.engine.plan import DecodeGroup, PlannedRow, StepPlan
@@ -65,7 +66,7 @@ class DecodeInputs:
         is_cuda = self._packed.is_cuda
         self._packed.copy_(packed.pin_memory() if is_cuda else packed, non_blocking=is_cuda)
 
-    def plan(self, pool: PagePool) -> StepPlan:
+    def plan(self, pool: PagePool, kernels: StepKernels | None) -> StepPlan:
         """Return the step over these tensors: every mask is made anew from them, each time it runs."""
         kept = Pages(pool, self.table, self.places, self.lengths)
         width = self.bucket.num_pages * pool.page_tokens
@@ -78,6 +79,7 @@ class DecodeInputs:
             position_ids=self.position_ids[None],
             is_causal=True,
             prefixes=None,
+            kernels=kernels,
         )
 
 

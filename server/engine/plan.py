@@ -14,8 +14,8 @@ import torch
 
 from server.engine.cross import CrossPlan
 from server.engine.kept import Kept, NewPages, NewSlots, Pages, Slots, Written
+from server.engine.kernels.over_pages import StepKernels
 from server.engine.kernels.scores import PlaceBias
-from server.engine.kernels.varlen import RaggedKernel
 from server.engine.kv import SlotPool
 from server.engine.paged_memory import PagePool
 from server.engine.pages import padded, place_of
@@ -87,7 +87,7 @@ class StepPlan:
     is_causal: bool
     prefixes: StepPrefixes | None  # of the fresh rows; a decoding row has its prefix in its slot
     ragged: Ragged | None = None  # the new rows, in front of all others, for a kernel that takes them together
-    ragged_kernel: RaggedKernel | None = None
+    kernels: StepKernels | None = None  # None: dense groups are all there is
     shared: SharedPrefixes | None = None  # those that no row has in its slot
     observe: KeyObserver | None = None  # told (layer, key, value) of every call; for probes
     num_calls: int = 0  # attention calls so far in this forward pass: the index of the next layer
@@ -128,7 +128,7 @@ class StepPlan:
 
 
 def build_plan(
-    rows: Sequence[PlannedRow], is_causal: bool, device: torch.device, ragged_kernel: RaggedKernel | None = None
+    rows: Sequence[PlannedRow], is_causal: bool, device: torch.device, kernels: StepKernels | None = None
 ) -> StepPlan:
     """Lay the rows' tokens end to end; those of new rows first where a kernel takes them together."""
     order, groups, starts = [], [], []
@@ -136,10 +136,11 @@ def build_plan(
     behind: list[TokensBehind] = []
     at = num_joined = 0
     grouped = _grouped(rows)
-    if ragged_kernel is not None:
+    is_ragged = kernels is not None and kernels.ragged is not None
+    if is_ragged:
         grouped.sort(key=lambda members: rows[members[0]].is_decode)
     # A kernel that takes all new rows wants all their keys in one place.
-    joins_all = ragged_kernel is not None and any(row.prefix is not None for row in rows)
+    joins_all = is_ragged and any(row.prefix is not None for row in rows)
     for members in grouped:
         group_rows = [rows[i] for i in members]
         is_joined = group_rows[0].prefix is not None or (joins_all and not group_rows[0].is_decode)
@@ -164,8 +165,8 @@ def build_plan(
         position_ids=torch.tensor([positions], device=device),
         is_causal=is_causal,
         prefixes=gather_prefixes(joined, device),
-        ragged=ragged_of(fresh, is_causal, device) if ragged_kernel is not None else None,
-        ragged_kernel=ragged_kernel,
+        ragged=ragged_of(fresh, is_causal, device) if is_ragged else None,
+        kernels=kernels,
         shared=share_prefixes(behind, device),
     )
 

@@ -10,7 +10,7 @@ import torch
 from server.engine.backbone.backbone import Backbone
 from server.engine.crossing import send
 from server.engine.decode_graphs import graphs_for
-from server.engine.kernels.varlen import ragged_kernel
+from server.engine.kernels.over_pages import kernels_for
 from server.engine.plan import build_plan
 from server.engine.rows import RunningRow
 from server.engine.step_inputs import embeds_of, token_types_of
@@ -50,8 +50,8 @@ class OneStack:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
-        self._ragged_kernel = ragged_kernel(backbone.device)
-        self._graphs = None if backbone.stacks is not None else graphs_for(backbone.device, backbone.forward)
+        self._kernels = kernels_for(backbone.device)
+        self._graphs = graphs_for(backbone.device, backbone.forward, self._kernels)
 
     def __call__(self, rows: Sequence[RunningRow]) -> StepStates:
         """Run one forward pass over every row's next tokens."""
@@ -60,7 +60,7 @@ class OneStack:
         if self._graphs is not None and (written := self._graphs.run(planned)) is not None:
             states = States(written, range(len(rows)))
             return StepStates(states, states)
-        plan = build_plan(planned, backbone.shape.is_causal, backbone.device, self._ragged_kernel)
+        plan = build_plan(planned, backbone.shape.is_causal, backbone.device, self._kernels)
         hidden = backbone.forward(plan, embeds_of(backbone, plan, rows), token_types_of(backbone, plan, rows))
         starts = dict(zip(plan.order, plan.starts, strict=True))
         states = States(hidden, [starts[i] for i in range(len(rows))])

@@ -21,9 +21,11 @@ from server.engine.kernels.varlen import (
     LARGEST_HEAD,
     VARLEN_DTYPES,
     VARLEN_PAGE_STEP,
+    RaggedKernel,
     attend_pages_by_varlen,
     has_block_table,
     installed_varlen,
+    ragged_kernel,
 )
 
 Kernel = Literal["triton", "varlen", "gather"]
@@ -60,10 +62,25 @@ def choose(has: Abilities, asked: Asked, rules: LayerRules) -> Kernel:
     return "triton" if has.has_triton else "gather"
 
 
+Pick = Callable[[torch.Tensor, Pages, LayerRules], OverPages | None]
+"""Says what reads a layer's pages in place; None: they are gathered."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepKernels:
+    """What a device has beside dense groups: new rows together, keys read where they stand."""
+
+    ragged: RaggedKernel | None
+    over_pages: Pick
+
+
+def kernels_for(device: torch.device) -> StepKernels | None:
+    """Return what steps on a device are run with; None on a CPU, where dense groups serve best."""
+    return StepKernels(ragged_kernel(), kernel_over_pages) if device.type == "cuda" else None
+
+
 def kernel_over_pages(query: torch.Tensor, kept: Pages, rules: LayerRules) -> OverPages | None:
     """Return what reads the pages in place, or None where they must be gathered."""
-    if not query.is_cuda:
-        return None
     asked = Asked(query.dtype, query.shape[-1], kept.pool.page_tokens)
     match choose(_abilities(), asked, rules):
         case "triton":

@@ -68,9 +68,9 @@ class RaggedKernel:
         return is_even and rules.is_plain and query.dtype in self.dtypes
 
 
-def ragged_kernel(device: torch.device) -> RaggedKernel | None:
-    """Return what there is for a device; None on a CPU, or where torch has none that can be asked for all of it."""
-    varlen = installed_varlen() if device.type == "cuda" else None
+def ragged_kernel() -> RaggedKernel | None:
+    """Return what there is on CUDA; None where torch has none that can be asked for all of it."""
+    varlen = installed_varlen()
     return None if varlen is None else RaggedKernel(varlen)
 
 

@@ -17,24 +17,25 @@ from torch.nn.attention import varlen as torch_varlen
 from varlen_reference import varlen_attn
 
 from server.engine.kernels.merged import Partial, summing_kernel
-from server.engine.kernels.over_pages import Abilities, Asked, choose
+from server.engine.kernels.over_pages import Abilities, Asked, choose, kernels_for
 from server.engine.kernels.scores import LayerRules
-from server.engine.kernels.varlen import call_over_pages, has_block_table, knows_groups, ragged_kernel, window_of
+from server.engine.kernels.varlen import call_over_pages, has_block_table, knows_groups, window_of
 
 
-def test_our_kernel() -> None:
-    """Under Triton's interpreter, which runs it on CPU tensors; it must be told before Triton is imported."""
+@pytest.mark.parametrize(
+    ("cases", "interpreted"), [("interpreted_kernel.py", "1"), ("compiled_kernel.py", "0")], ids=["runs", "compiles"]
+)
+def test_our_kernel(cases: str, interpreted: str, tmp_path: Path) -> None:
+    """In Triton's interpreter on CPU tensors, which it must know before it is imported; and compiled for GPUs."""
     if importlib.util.find_spec("triton") is None:
-        pytest.skip("triton is not installed: `pip install triton`; its interpreter needs no GPU")
+        pytest.skip("triton is not installed: `pip install triton`; this needs no GPU")
+    if torch.cuda.is_available():
+        pytest.skip("a GPU runs the kernel itself: make test-gpu")
     tests = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "pytest", "-x", "--tb=short", str(tests / "interpreted_kernel.py")]
+    command = [sys.executable, "-m", "pytest", "-x", "--tb=short", str(tests / cases)]
+    told = {"TRITON_INTERPRET": interpreted, "TRITON_CACHE_DIR": str(tmp_path)}
     ran = subprocess.run(
-        command,
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        cwd=tests.parent,
-        capture_output=True,
-        text=True,
-        timeout=55,
+        command, env=os.environ | told, cwd=tests.parent, capture_output=True, text=True, timeout=55, check=False
     )
     assert ran.returncode == 0, ran.stdout[-4000:]
 
@@ -63,7 +64,7 @@ def old_varlen(query: Any, key: Any, value: Any, *, return_aux: Any, scale: Any,
 def test_what_a_torch_can_do_is_read_off_its_signature() -> None:
     assert (has_block_table(varlen_attn), knows_groups(varlen_attn)) == (True, True)
     assert (has_block_table(old_varlen), knows_groups(old_varlen)) == (False, False)
-    assert ragged_kernel(torch.device("cpu")) is None
+    assert kernels_for(torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize(
