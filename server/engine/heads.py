@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,6 +37,16 @@ class Head:
         """Bytes on the device."""
         return sum(t.nbytes for t in (*self.weights.values(), *self.pooler.values()))
 
+    @property
+    def kind(self) -> Hashable:
+        """Heads of one kind are read together: single layers behind nothing of their own, by what they read and shape.
+
+        Any other head is a kind of its own: its layers are large, and putting them side by side would cost more.
+        """
+        if self.pooler or self.before is not None or self.module.first is not None:
+            return id(self)
+        return self.module, *((name, weight.shape) for name, weight in sorted(self.weights.items()))
+
     def pooled(self, hidden: torch.Tensor, backbone_pooler: nn.Module | None) -> torch.Tensor:
         """Return what goes into the head, for the hidden states [k, hidden] at its read position."""
         if not self.module.reads_pooler:
@@ -68,6 +78,19 @@ class Head:
 
     def _linear(self, path: str, inputs: torch.Tensor) -> torch.Tensor:
         return F.linear(inputs, self.weights[f"{path}.weight"], self.weights.get(f"{path}.bias"))
+
+
+def logits_of(heads: Sequence[Head], hidden: torch.Tensor, backbone_pooler: nn.Module | None) -> torch.Tensor:
+    """Return [k, num_labels]: what each of k heads of one kind reads in its row of `hidden` [k, hidden]."""
+    first = heads[0]
+    pooled = first.pooled(hidden, backbone_pooler)
+    if all(head is first for head in heads):
+        return first.logits(pooled)
+    stacked = {name: torch.stack([head.weights[name] for head in heads]) for name in first.weights}
+    path = first.module.last
+    logits = (stacked[f"{path}.weight"] @ pooled.float().unsqueeze(2)).squeeze(2)
+    bias = stacked.get(f"{path}.bias")
+    return logits if bias is None else logits + bias
 
 
 def build_head(artifact: Artifact, prediction_head: nn.Module | None, carrier: Carrier) -> Head | None:

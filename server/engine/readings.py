@@ -10,7 +10,7 @@ import torch
 from server.engine.backbone.backbone import Backbone
 from server.engine.crossing import send
 from server.engine.errors import NonFiniteError
-from server.engine.heads import Head
+from server.engine.heads import Head, logits_of
 from server.engine.pooling import mean_of, pooled_places
 from server.engine.rows import RunningRow
 from server.engine.sampling import finite_rows, pick
@@ -87,12 +87,11 @@ class Readings:
         yield Pending((logits, logits.isfinite()), read)
 
     def _sequences(self, rows: Rows, states: States) -> Iterator[Pending]:
-        """Read sequence heads: one product for each head in the step, one pooler for all that share it."""
-        for members in _by_head(rows, _reading(rows, ReadSequence)):
-            head = rows[members[0]].resident.head
-            assert head is not None
-            hidden = _read_by_head(states, rows, members, head)
-            yield _each(rows, members, head.logits(head.pooled(hidden, self._backbone.pooler)))
+        """Read sequence heads: one product for all heads of a kind, whatever their tasks."""
+        mine = {i: head for i in _reading(rows, ReadSequence) if (head := rows[i].resident.head) is not None}
+        for members in _grouped(list(mine), lambda i: mine[i].kind):
+            hidden = _read_by_head(states, rows, members, mine[members[0]])
+            yield _each(rows, members, logits_of([mine[i] for i in members], hidden, self._backbone.pooler))
 
     def _tokens(self, rows: Rows, states: States) -> Iterator[Pending]:
         """Read token heads: every input position that is not a virtual token, unless the task says otherwise."""
