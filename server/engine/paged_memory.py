@@ -86,6 +86,7 @@ class _PrefixPages:
     source: weakref.ref[torch.Tensor]
     pages: list[int]
     num_rows: int = 0
+    is_forgotten: bool = False  # its version left the device before its rows
 
 
 class PagedMemory:
@@ -124,8 +125,7 @@ class PagedMemory:
         prefix = owner.held_prefix
         num_shared = 0 if prefix is None else prefix[0].shape[1] // self.pool.page_tokens
         num_own = self._num_pages(num_tokens) - num_shared
-        while self._dead:
-            self._drop(self._dead.pop())
+        self._drop_dead()
         known = None if prefix is None else self._known(prefix)
         if not self._make_room(num_own if known else num_own + num_shared, known):
             return None
@@ -145,7 +145,7 @@ class PagedMemory:
         shared, own = owner.pages.shared, owner.pages.release()
         owner.pages = None
         if shared:
-            self._by_first_page[shared[0]].num_rows -= 1
+            self._leave(self._by_first_page[shared[0]])
         self._free(own)
 
     def drop_idle(self) -> None:
@@ -197,9 +197,27 @@ class PagedMemory:
     def _idle(self) -> list[int]:
         return [at for at, kept in self._prefixes.items() if not kept.num_rows]
 
+    def _drop_dead(self) -> None:
+        while self._dead:
+            at = self._dead.pop()
+            kept = self._prefixes.get(at)
+            # It may have made room meanwhile, and another prefix may stand at its address since.
+            if kept is not None and kept.source() is None:
+                self._drop(at)
+
+    def _leave(self, kept: _PrefixPages) -> None:
+        kept.num_rows -= 1
+        if kept.is_forgotten and not kept.num_rows:
+            self._free_prefix(kept)
+
     def _drop(self, at: int) -> None:
+        """Know a prefix no more, and free its pages with the last row that uses them: another may get its id."""
         kept = self._prefixes.pop(at)
-        assert not kept.num_rows, "a version left the device before its rows"
+        kept.is_forgotten = True
+        if not kept.num_rows:
+            self._free_prefix(kept)
+
+    def _free_prefix(self, kept: _PrefixPages) -> None:
         del self._by_first_page[kept.pages[0]]
         self._free(kept.pages)
 

@@ -61,7 +61,12 @@ class OneStack:
             states = States(written, range(len(rows)))
             return StepStates(states, states)
         plan = build_plan(planned, backbone.shape.is_causal, backbone.device, self._kernels)
-        hidden = backbone.forward(plan, embeds_of(backbone, plan, rows), token_types_of(backbone, plan, rows))
+        try:
+            hidden = backbone.forward(plan, embeds_of(backbone, plan, rows), token_types_of(backbone, plan, rows))
+        except torch.OutOfMemoryError:
+            if self._graphs is not None:
+                self._graphs.drop()  # what they hold may be just what the step's halves lack
+            raise
         starts = dict(zip(plan.order, plan.starts, strict=True))
         states = States(hidden, [starts[i] for i in range(len(rows))])
         return StepStates(states, states)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_cases import again, answer, open_engine, running
+from engine_cases import again, answer, load_request, open_engine, random_ids, row_of, running
 from hypothesis import given
 from hypothesis import strategies as st
 from paged_cases import PAGED
-from step_cases import GREEDY, NUM_ROWS, Steps, inputs, tasks
+from step_cases import GREEDY, NUM_ROWS, Steps, bare, inputs, tasks
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from server.engine.decode_graphs import DecodeGraphs, Run, graphs_for
@@ -126,6 +126,23 @@ def test_a_step_that_cannot_be_recorded_runs_as_any_other(tmp_path: Path) -> Non
     found = [steps.stepper.run(rows) for _ in range(2)]
     assert len(tried) == 1
     assert [[t.token_id for t in one] for one in found] == [[t.token_id for t in expected]] * 2  # type: ignore[union-attr]
+
+
+def test_what_was_recorded_goes_when_a_step_meets_full_memory(tmp_path: Path) -> None:
+    steps, rows = decoding("llama-gqa", tmp_path)
+    graphs = record(steps.engine)
+    steps.stepper.run(rows)
+    assert len(graphs) == 1
+    text = row_of(load_request("bare", bare(steps.engine)), random_ids(3, 0))
+    new = steps.row(load_request("bare", bare(steps.engine)), text)
+
+    def full(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    steps.engine._backbone.forward = full  # type: ignore[method-assign]
+    with pytest.raises(torch.OutOfMemoryError):
+        steps.stepper.run([*rows, new])
+    assert len(graphs) == 0
 
 
 def test_only_steps_in_which_all_write_on_are_recorded(tmp_path: Path) -> None:

@@ -110,6 +110,36 @@ def test_a_prefix_outlasts_its_rows_but_not_its_version_nor_a_lack_of_room() -> 
     assert not room.pool.key.any()
 
 
+def test_a_prefix_that_has_made_room_already_is_not_missed() -> None:
+    room, shared = memory(20), prefix(8)
+    owner = Owner(shared)
+    assert room.take(owner, 9)
+    room.release(room.pool, owner)
+    owner.held_prefix = None
+    del shared
+    gc.collect()
+    assert room._dead
+    room.drop_idle()
+    assert room.take(Owner(), 1)
+
+
+def test_a_version_that_leaves_before_its_rows_keeps_their_pages() -> None:
+    """And whatever comes to stand at its address has pages of its own."""
+    room, shared = memory(20), prefix(8, 3.0)
+    owner, at = Owner(shared), id(shared[0])
+    assert room.take(owner, 9)
+    owner.held_prefix = None
+    del shared
+    gc.collect()
+    assert room.take(Owner(), 1)
+    assert at not in room._prefixes
+    assert room.pool.key[:, list(taken(owner).shared)].eq(3).all()
+    room.release(room.pool, owner)
+    assert not room._by_first_page
+    assert room.used_bytes == PAGE_BYTES
+    assert not room.pool.key.any()
+
+
 def test_pages_are_zeroed_when_they_are_released() -> None:
     room, poisoned = memory(3), Owner()
     assert room.take(poisoned, 12)
