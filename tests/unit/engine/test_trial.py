@@ -45,7 +45,8 @@ def two_stacks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return open_engine(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def attempt(engine: Engine, artifact: Artifact, ignored: PromptPlace | None = None) -> None:
+def attempt(engine: Engine, artifact: Artifact, ignored: PromptPlace | None = None) -> int:
+    """Return how often serving could go on in between."""
     request = load_request("tried", artifact)
     bringing = Bringing(engine._backbone) if ignored is None else Deaf(engine._backbone, ignored)
     trial = Trial(bringing, Stepper(engine._backbone), engine.spec)
@@ -53,8 +54,7 @@ def attempt(engine: Engine, artifact: Artifact, ignored: PromptPlace | None = No
     if engine.spec.is_encoder_decoder:
         row = decoder_row(request, random_ids(6, 0), begins(engine.spec))
     request = replace(request, leading=())  # compiled, virtual tokens would be keys and values themselves
-    for _ in trial.passes(request, bringing.part_keys(request), row):
-        pass
+    return sum(1 for _ in trial.passes(request, bringing.part_keys(request), row))
 
 
 def made(engine: Engine, num_soft: int = 0, num_prefix: int = 0) -> Artifact:
@@ -67,6 +67,14 @@ def made(engine: Engine, num_soft: int = 0, num_prefix: int = 0) -> Artifact:
 @pytest.mark.parametrize("counts", [(4, 0), (0, 4), (3, 4), (0, 0)])
 def test_a_prompt_that_is_seen_passes(engine: Engine, counts: tuple[int, int]) -> None:
     attempt(engine, made(engine, *counts))
+
+
+def test_a_prompt_that_is_clearly_seen_takes_one_pass(engine: Engine) -> None:
+    found = made(engine, num_prefix=4)
+    assert attempt(engine, found) == 0
+    # Where the answers are close, each pass once more, alone.
+    head = {**found.tensors, "head.score.bias": torch.tensor([1e3, 0.0])}
+    assert attempt(engine, replace(found, tensors=head)) == 2
 
 
 def test_a_place_that_is_ignored_is_named(engine: Engine) -> None:
