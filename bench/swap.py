@@ -4,6 +4,7 @@
 one load without a pause: slices of it without swaps and slices with them take turns, A B B A. The 95th percentile of
 all slices with swaps, through that of all without, is the ratio; its interval comes from resampling pairs of slices.
 The first requests of a slice, as many as there are clients, wait beside those of the slice before, and are left out.
+Who swaps asks once after each swap; the other slices have these requests too.
 """
 
 from __future__ import annotations

@@ -110,17 +110,16 @@ class _Slice:
         self.replies.append(replace(reply, counts=number >= load.num_clients))
 
     async def swap(self, client: httpx.AsyncClient, before: _Slice | None) -> None:
-        """Make the swaps, evenly between the requests."""
+        """Make the swaps, evenly between the requests, and ask once after each; without swaps, ask as often."""
         if before is not None:
             await before._ended.wait()
         self._begun.set()
-        load, swap = self._load, self._swap
-        for _ in range(load.num_moves if swap is not None else 0):
+        load = self._load
+        for _ in range(load.num_moves):
             for _ in range(load.num_requests // (load.num_moves + 1)):
                 await self._asked.acquire()
-            assert swap is not None
-            task = await swap()
-            # During this one nothing else can be live, so it decides where the others may leave a doubt.
+            task = await self._swap() if self._swap is not None else load.tasks[0]
+            # After a swap nothing else can be live during this one, so it decides where the others may leave a doubt.
             reply = await _ask(client, task, load.texts[0], load.parameters, is_streamed=False)
             self.replies.append(replace(reply, counts=False))
         self._ended.set()

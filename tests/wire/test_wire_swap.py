@@ -51,7 +51,7 @@ async def test_swaps_under_load_through_rest(tmp_path: Path) -> None:
     stays, swaps = compared.stays, compared.swaps
     for found in (stays, swaps):
         assert (found.num_errors, found.num_wrong_versions) == (0, 0), found.faults
-    assert (stays.num_requests, swaps.num_requests, swaps.num_swaps, swaps.num_publishes) == (150, 180, 30, 10)
+    assert (stays.num_requests, swaps.num_requests, swaps.num_swaps, swaps.num_publishes) == (180, 180, 30, 10)
     assert swaps.num_decided >= 30
     assert 0 < compared.p95_ratio.low <= compared.p95_ratio.value <= compared.p95_ratio.high
 
@@ -72,7 +72,7 @@ async def test_slices_take_turns_and_keep_their_swaps_to_themselves() -> None:
 
     async with httpx.AsyncClient(transport=at_once, base_url="http://at-once") as client:
         slices = await run_load(client, Load([task], ["x"], 20, 4, 3), [None, swap, swap, None])
-    assert [len(replies) for replies in slices] == [20, 23, 23, 20]
+    assert [len(replies) for replies in slices] == [23] * 4
     assert [sum(reply.counts for reply in replies) for replies in slices] == [16] * 4
     assert not any(reply.fault for replies in slices for reply in replies)
     assert max(reply.ended for reply in slices[0]) < moves[0]
