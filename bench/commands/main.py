@@ -15,7 +15,7 @@ from bench.work.options import Options, options_of, parser_of
 
 Run = Callable[[Options], Iterator[Record]]
 
-NAMES = ("floor", "encoder", "decoder", "steps", "long-prefix", "compiled", "many-tasks", "http", "swap")
+NAMES = ("floor", "encoder", "decoder", "steps", "long-prefix", "compiled", "many-tasks", "start-up", "http", "swap")
 
 
 def _module(name: str) -> ModuleType:

@@ -41,9 +41,15 @@ _BARS = {
     ("compiled", "bf16-1x100"): {"engine-bare": Bar(0.97, 1.0)},
     ("many-tasks", "zipf-1000"): {"ten-tasks": Bar(0.95, 1.0)},
     ("many-tasks", "zipf-100000"): {"ten-tasks": Bar(0.95, 1.0)},
+    **{
+        ("start-up", f"{kind}-{case}"): {"bound": Bar(1.0, 1.0)}
+        for kind in ("encoder", "decoder")
+        for case in ("ready", "memory-loaded", "memory-asked")
+    },
     ("swap", "f32-p95"): {"no-swaps": Bar(1 / 1.1, 1.0)},
     ("http", "f32-lists-16"): {"engine-bare": Bar(0.9, 0.95)},
     ("http", "f32-single"): {"engine-bare": Bar(0.7, 0.85)},
+    ("http", "f32-idle"): {"forward-and-4-ms": Bar(1.0, 1.0)},
 }
 
 

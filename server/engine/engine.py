@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -24,6 +25,7 @@ from server.engine.backbone.describe import describe
 from server.engine.backbone.linears import quicken, quicken_output
 from server.engine.backbone.loading import load_parts
 from server.engine.backbone.probe import probe
+from server.engine.backbone.settling import places_of, settle
 from server.engine.bringing import Bringing, Brought, Placed
 from server.engine.decoder_rows import running_row
 from server.engine.errors import EngineDeadError, NeverFitsError
@@ -42,6 +44,8 @@ from server.engine.stream import Delivery, RowStream
 from server.engine.trial import Trial
 from server.engine.types import EngineState, LoadRequest, RowInput, RowRequest
 from server.engine.worker import Worker, WorkerParts
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _OVER = object()
@@ -80,9 +84,12 @@ class Engine:
         settings = replace(settings, num_threads=settings.num_threads or torch.get_num_threads())
         torch.set_num_threads(1)  # see Worker.start
         parts = load_parts(directory, _dtype(settings), _device(settings))
+        log.info("the backbone's weights are read")
+        read = places_of(parts)
         left = settings.wide_weight_bytes
         left -= quicken_output(parts.model, left) if parts.model is not None else 0
         quicken(parts.base, left, parts.model.get_output_embeddings() if parts.model is not None else None)
+        settle(parts, read)
         report = probe(parts.config, type(parts.model or parts.base))
         backbone = Backbone(parts)
         return cls(backbone, describe(backbone, Path(directory), report.refusals), settings, observer)

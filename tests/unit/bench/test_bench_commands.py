@@ -21,6 +21,7 @@ FIELDS = ("bench", "case", "subject", "peer", "unit", "value", "peer_value", "ra
 PEERS = {
     "engine-bare", "transformers-padded", "transformers-static", "transformers-continuous", "peft-switch",
     "peft-microbatch", "mixed-padding", "short-prefix", "floor", "uncompiled", "ten-tasks", "no-swaps",
+    "bound", "forward-and-4-ms", "forward-and-2-ms",
 }  # fmt: skip
 
 

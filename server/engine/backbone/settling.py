@@ -1,0 +1,36 @@
+"""What is left behind when weights were changed after they had been read: their file's pages, and the allocator's."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+
+from torch import nn
+
+from server.engine.backbone.loading import BackboneParts
+
+
+def places_of(parts: BackboneParts) -> frozenset[int]:
+    """Return where the weights stand in memory."""
+    return frozenset(weight.data_ptr() for weight in _weights(parts))
+
+
+def settle(parts: BackboneParts, read: frozenset[int]) -> None:
+    """Let the weights' file go, and hand freed memory back, if most weights no longer stand where they were `read`.
+
+    Weights are the mapped file itself, which stays in memory as a whole while one of them does. Where most are as they
+    were read it is left alone: servers of one machine share its pages.
+    """
+    weights = _weights(parts)
+    left = [weight for weight in weights if weight.data_ptr() in read]
+    if 2 * sum(weight.nbytes for weight in left) > sum(weight.nbytes for weight in weights):
+        return
+    for weight in left:
+        weight.data = weight.data.clone()
+    with contextlib.suppress(OSError, AttributeError):  # not glibc: it hands memory back by itself, or never
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _weights(parts: BackboneParts) -> list[nn.Parameter]:
+    modules = [module for module in (parts.base, parts.model, parts.pooler) if module is not None]
+    return list({id(weight): weight for module in modules for weight in module.parameters()}.values())
