@@ -9,6 +9,8 @@ from torch import nn
 
 from server.engine.backbone.loading import BackboneParts
 
+MAX_LEFT = 0.75  # of the weights' bytes; what is left is copied
+
 
 def places_of(parts: BackboneParts) -> frozenset[int]:
     """Return where the weights stand in memory."""
@@ -16,14 +18,14 @@ def places_of(parts: BackboneParts) -> frozenset[int]:
 
 
 def settle(parts: BackboneParts, read: frozenset[int]) -> None:
-    """Let the weights' file go, and hand freed memory back, if most weights no longer stand where they were `read`.
+    """Let the weights' file go, and hand freed memory back, if many weights no longer stand where they were `read`.
 
-    Weights are the mapped file itself, which stays in memory as a whole while one of them does. Where most are as they
-    were read it is left alone: servers of one machine share its pages.
+    Weights are the mapped file itself, which stays in memory as a whole while one of them does. Where nearly all are as
+    they were read it is left alone: servers of one machine share its pages.
     """
     weights = _weights(parts)
     left = [weight for weight in weights if weight.data_ptr() in read]
-    if 2 * sum(weight.nbytes for weight in left) > sum(weight.nbytes for weight in weights):
+    if sum(weight.nbytes for weight in left) > MAX_LEFT * sum(weight.nbytes for weight in weights):
         return
     for weight in left:
         weight.data = weight.data.clone()

@@ -1,4 +1,4 @@
-"""A weights' file is let go once most weights stand elsewhere, and no weight changes by it."""
+"""A weights' file is let go once many weights stand elsewhere, and no weight changes by it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_weights_that_are_as_they_were_read_are_left_alone(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux: mapped files are read from /proc")
-def test_the_file_is_let_go_when_most_weights_were_changed(tmp_path: Path) -> None:
+def test_the_file_is_let_go_when_many_weights_were_changed(tmp_path: Path) -> None:
     parts = opened(tmp_path)
     before = {name: weight.detach().clone() for name, weight in weights(parts).items()}
     read = places_of(parts)
