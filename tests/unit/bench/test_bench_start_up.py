@@ -12,6 +12,7 @@ from bench.work.backbones import directory_of
 from bench.work.options import Options
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux: memory is read from /proc")
 def test_a_servers_memory_is_bounded_when_loaded_and_after_traffic(tmp_path: Path) -> None:
     options = Options(("random:bert-tiny",), None, tmp_path, 1, 1, "cpu", is_small=True, is_json=True)
