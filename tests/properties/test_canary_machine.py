@@ -170,7 +170,8 @@ class CanaryMachine(RuleBasedStateMachine):
         self.hear(replica)
         serial = len(self.states) - back
         past = self.states[serial - 1] if serial >= 1 else None
-        wanted = State(past.targets, "ann", past.base) if past and self.may_point_to(past.targets) else None
+        is_allowed = past is not None and self.may_point_to((*past.targets, *(past.base or ())))
+        wanted = State(past.targets, "ann", past.base) if past and is_allowed else None
         self.change(replica, self.tasks[replica].rollback(TASK, LIVE, serial, "ann"), wanted)
 
     def change(self, replica: int, changing: Coroutine[Any, Any, Any], wanted: State | None) -> None:
