@@ -40,7 +40,6 @@ def test_the_file_is_let_go_when_many_weights_were_changed(tmp_path: Path) -> No
     assert is_mapped(tmp_path)
     quicken(parts.base, 0)
     settle(parts, read)
-    assert not places_of(parts) & read
     assert not is_mapped(tmp_path)
     for name, weight in weights(parts).items():
         assert torch.equal(weight, before[name])
