@@ -40,13 +40,12 @@ type: $(VENV)/.dev ## Check types, strictly
 	$(BIN)/mypy
 
 test: $(VENV)/.dev ## Run the tests (minutes)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 test-slow: $(VENV)/.dev ## Run only the slow tests
 	$(BIN)/pytest -m slow
 
-test-all: $(VENV)/.dev ## Run every test, the slow ones too
-	$(BIN)/pytest -m ''
+test-all: test test-slow ## Run every test, the slow ones too
 
 test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.dev) ## Run the tests that need a GPU (GPU_PYTHON=python3: as installed there)
 	$(GPU_PYTHON) -m pytest -m cuda --confcutdir=tests/cuda tests/cuda
