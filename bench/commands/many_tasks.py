@@ -134,17 +134,19 @@ def crowded_server(work: EncoderWork, crowd: Crowd) -> Iterator[RunRound]:
 
 
 def resolve_seconds(store_url: str, num_tasks: int) -> float:
-    """Return the median time of looking a task up in a store that was just opened."""
+    """Return the median time of looking a task up whose part of the store's file the system has read before."""
 
     async def looked_up() -> list[float]:
         store = open_store(store_url, with_cache=False)
+        names = [TaskName(DEFAULT_TENANT, task_name(task)) for task in range(num_tasks)]
+        asked = random.Random(0).choices(names, k=NUM_COLD)
         waits = []
-        for task in random.Random(0).choices(range(num_tasks), k=NUM_COLD):
+        for name in asked * 2:
             started = time.perf_counter()
-            await store.resolve(TaskName(DEFAULT_TENANT, task_name(task)))
+            await store.resolve(name)
             waits.append(time.perf_counter() - started)
         await store.close()
-        return waits
+        return waits[len(asked) :]
 
     return statistics.median(asyncio.run(looked_up()))
 
