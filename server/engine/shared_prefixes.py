@@ -15,6 +15,8 @@ from server.engine.kernels.merged import Partial, attend_partly, attend_partly_e
 from server.engine.kernels.scores import LayerRules
 from server.engine.prefixes import Prefix
 
+NUM_PARTS = 3  # of what a token's keys give: its row's own, and each half of the prefix
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SharedPrefix:
@@ -39,19 +41,21 @@ class SharedPrefixes:
         query [T, heads, d]; own.output [T, heads, d]; own.lse [T, heads].
         """
         mine = query.index_select(0, self.places)
-        given = Partial(torch.empty_like(mine[..., : own.output.shape[2]]), own.lse.new_empty(mine.shape[:2]))
+        shape = (NUM_PARTS, *mine.shape[:2])
+        parts = Partial(own.output.new_empty(*shape, own.output.shape[2]), own.lse.new_empty(shape))
+        torch.index_select(own.output, 0, self.places, out=parts.output[0])
+        torch.index_select(own.lse, 0, self.places, out=parts.lse[0])
         for group in self.groups:
-            part = self._attend(group, layer, mine[group.tokens], rules)
-            given.output[group.tokens], given.lse[group.tokens] = part
-        before = Partial(own.output.index_select(0, self.places), own.lse.index_select(0, self.places))
-        both = merge(before, given)
+            output, lse = self._attend(group, layer, mine[group.tokens], rules)
+            parts.output[1:, group.tokens], parts.lse[1:, group.tokens] = output, lse
+        both = merge(parts)
         own.output.index_copy_(0, self.places, both.output)
         own.lse.index_copy_(0, self.places, both.lse)
         if rules.sinks is not None:
             own.output.copy_(with_sinks(own, rules.sinks))
 
     def _attend(self, group: SharedPrefix, layer: int, query: torch.Tensor, rules: LayerRules) -> Partial:
-        """Return what one prefix gives all of its tokens: output [t, heads, d], lse [t, heads]."""
+        """Return what the halves of one prefix give all of its tokens: output [2, t, heads, d], lse [2, t, heads]."""
         key, value = (part[layer].transpose(0, 1)[None] for part in group.prefix)  # [1, key/value heads, n, d]
         num_tokens, num_heads, width = query.shape
         # Query heads that share a key head are stacked as if they were queries, all tokens of all rows together.
@@ -60,15 +64,14 @@ class SharedPrefixes:
         # A bias by token is for the text alone: a key of a soft prompt gets one by its place, or none.
         mine = LayerRules(scaling=rules.scaling, softcap=rules.softcap, bias=self._bias(group, rules, key.shape[1]))
         if mask is None and mine.bias is None and key.shape[1] % 2 and key.shape[2] % 2 == 0:
-            output, lse = _in_halves(stacked, key, value, mine)
+            output, lse = _by_halves(stacked, key, value, mine)
         else:
             # A window may hide the whole prefix from a query.
             attend = attend_partly if mask is None else attend_partly_explicit
-            output, lse = attend(stacked, key, value, mask, mine, is_causal=False)
-        apart = (key.shape[1], num_tokens, num_heads // key.shape[1], -1)
+            output, lse = _and_nothing(attend(stacked, key, value, mask, mine, is_causal=False))
+        apart = (2, key.shape[1], num_tokens, num_heads // key.shape[1])
         return Partial(
-            output[0].reshape(apart).transpose(0, 1).flatten(1, 2),
-            lse[0].reshape(apart[:3]).transpose(0, 1).flatten(1, 2),
+            output.reshape(*apart, -1).transpose(1, 2).flatten(2, 3), lse.reshape(apart).transpose(1, 2).flatten(2, 3)
         )
 
     def _bias(self, group: SharedPrefix, rules: LayerRules, num_kv_heads: int) -> torch.Tensor | None:
@@ -93,11 +96,18 @@ class SharedPrefixes:
         )[None, None]
 
 
-def _in_halves(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rules: LayerRules) -> Partial:
-    """Attend to both halves of the keys at once and merge: an odd number of heads would leave cores idle."""
+def _by_halves(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rules: LayerRules) -> Partial:
+    """Attend to both halves of the keys at once: an odd number of heads would leave cores idle."""
     keys, values = (part[0].reshape(part.shape[1], 2, -1, part.shape[3]).transpose(0, 1) for part in (key, value))
-    output, lse = attend_partly(query.expand(2, -1, -1, -1), keys, values, None, rules, is_causal=False)
-    return merge(Partial(output[:1], lse[:1]), Partial(output[1:], lse[1:]))
+    return attend_partly(query.expand(2, -1, -1, -1), keys, values, None, rules, is_causal=False)
+
+
+def _and_nothing(whole: Partial) -> Partial:
+    """Let a second half give nothing."""
+    return Partial(
+        torch.cat((whole.output, torch.zeros_like(whole.output))),
+        torch.cat((whole.lse, torch.full_like(whole.lse, float("-inf")))),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,12 +47,14 @@ def summing_kernel(device: str, dtype: torch.dtype, head_dim: int, has_mask: boo
     return "flash" if dtype in (torch.bfloat16, torch.float16) and head_dim <= 256 else "efficient"
 
 
-def merge(first: Partial, second: Partial) -> Partial:
-    """Return what both parts' keys give together. Float32 inside; outputs keep their dtype."""
-    lse = torch.logaddexp(first.lse, second.lse)
-    weights = ((part.lse - lse).exp().unsqueeze(-1) for part in (first, second))
-    outputs = (part.output.float() * weight for part, weight in zip((first, second), weights, strict=True))
-    return Partial(sum(outputs, start=lse.new_zeros(())).to(first.output.dtype), lse)
+def merge(parts: Partial) -> Partial:
+    """Return what all parts' keys give together: output [parts, .., d], lse [parts, ..] without the first dimension.
+
+    One part at least must have seen a key. Float32 inside; outputs keep their dtype.
+    """
+    lse = parts.lse.logsumexp(0)
+    weights = (parts.lse - lse).exp().unsqueeze(-1)
+    return Partial((parts.output.float() * weights).sum(0).to(parts.output.dtype), lse)
 
 
 def with_sinks(part: Partial, sinks: torch.Tensor) -> torch.Tensor:
