@@ -72,3 +72,10 @@ def _follow(server: ServerProcess, has_news: threading.Event) -> None:
             server.url = started[1]
             has_news.set()
     has_news.set()
+
+
+def resident_memory(process_id: int) -> int:
+    """Return the bytes of memory that a process holds. Linux only."""
+    status = Path(f"/proc/{process_id}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024

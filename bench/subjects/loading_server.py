@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from bench.server_process import ROOT, ServerProcess, serving
+from bench.server_process import ROOT, ServerProcess, resident_memory, serving
 
 WEIGHTS_READ = "the backbone's weights are read"  # the event in the server's log
 # What a server imports for a backbone, and nothing else that it does.
@@ -60,9 +60,7 @@ class LoadedServer:
     @property
     def resident_memory(self) -> int:
         """Return the bytes of memory that the process holds."""
-        status = Path(f"/proc/{self.server.process.pid}/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-        return int(line.split()[1]) * 1024
+        return resident_memory(self.server.process.pid)
 
 
 @contextmanager

@@ -7,11 +7,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bench.measuring.contender import Answers, Round, RunRound
-from bench.server_process import serving
+from bench.server_process import resident_memory, serving
 from bench.subjects.filled_store import task_name
 from bench.subjects.raw_client import Answered, RawClient
 from bench.work.classifier_head import LABELS
@@ -44,9 +43,7 @@ class AskedServer:
     @property
     def resident_memory(self) -> int:
         """Return the bytes of memory that the process holds."""
-        status = Path(f"/proc/{self.process_id}/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-        return int(line.split()[1]) * 1024
+        return resident_memory(self.process_id)
 
 
 @contextmanager

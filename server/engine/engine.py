@@ -22,10 +22,9 @@ from prompt_store.refs import TaskName, Version
 from server.engine.admission import Admission, AdmissionLimits
 from server.engine.backbone.backbone import Backbone
 from server.engine.backbone.describe import describe
-from server.engine.backbone.linears import quicken, quicken_output
 from server.engine.backbone.loading import load_parts
 from server.engine.backbone.probe import probe
-from server.engine.backbone.settling import places_of, settle
+from server.engine.backbone.settling import quicken_parts
 from server.engine.bringing import Bringing, Brought, Placed
 from server.engine.decoder_rows import running_row
 from server.engine.errors import EngineDeadError, NeverFitsError
@@ -85,11 +84,7 @@ class Engine:
         torch.set_num_threads(1)  # see Worker.start
         parts = load_parts(directory, _dtype(settings), _device(settings))
         log.info("the backbone's weights are read")
-        read = places_of(parts)
-        left = settings.wide_weight_bytes
-        left -= quicken_output(parts.model, left) if parts.model is not None else 0
-        quicken(parts.base, left, parts.model.get_output_embeddings() if parts.model is not None else None)
-        settle(parts, read)
+        quicken_parts(parts, settings.wide_weight_bytes)
         report = probe(parts.config, type(parts.model or parts.base))
         backbone = Backbone(parts)
         return cls(backbone, describe(backbone, Path(directory), report.refusals), settings, observer)

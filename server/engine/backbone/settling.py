@@ -1,4 +1,4 @@
-"""What is left behind when weights were changed after they had been read: their file's pages, and the allocator's."""
+"""Linear layers made fast after loading, and what that leaves behind: the weights' file, and the allocator's pages."""
 
 from __future__ import annotations
 
@@ -7,9 +7,21 @@ import ctypes
 
 from torch import nn
 
+from server.engine.backbone.linears import quicken, quicken_output
 from server.engine.backbone.loading import BackboneParts
 
 MAX_LEFT = 0.75  # of the weights' bytes; what is left is copied
+
+
+def quicken_parts(parts: BackboneParts, more_bytes: int) -> None:
+    """Make slow linear layers fast, for `more_bytes` more memory at most, and leave nothing behind."""
+    read = places_of(parts)
+    if parts.model is None:
+        quicken(parts.base, more_bytes)
+    else:
+        more_bytes -= quicken_output(parts.model, more_bytes)
+        quicken(parts.base, more_bytes, parts.model.get_output_embeddings())
+    settle(parts, read)
 
 
 def places_of(parts: BackboneParts) -> frozenset[int]:
